@@ -1,0 +1,1 @@
+//! The relay from a Postgres outbox table to Kafka.
