@@ -1,0 +1,114 @@
+//! Where reading stands: pure arithmetic on positions.
+//!
+//! A position is a snapshot **P** and an id **high**: every row with `id <= high` that is visible in P has been dealt
+//! with, none above high has. Order of ids is not order of commits, so P is what finds the rows that were committed
+//! late; see `store/sql/poll.sql`. Must not await, log, read a clock or draw random numbers.
+
+/// A place in the stream of outbox rows. The default of nothing is written by the migration, never here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// P, as the text of a `pg_snapshot`.
+    pub snapshot: String,
+    /// The last id looked at.
+    pub high: i64,
+    /// Set while a set of late rows that is too large for one poll is being paged.
+    pub late: Option<Late>,
+}
+
+/// Progress through a large set of late rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// The snapshot that found the set; it becomes P when the set is through.
+    pub snapshot: String,
+    /// Late rows up to this id have been dealt with.
+    pub after: i64,
+}
+
+/// What one poll saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The poll's own snapshot.
+    pub snapshot: String,
+    /// Id of the last late row returned, and whether the page had no room for more of them.
+    pub last_late: Option<i64>,
+    /// The late rows filled the page.
+    pub late_full: bool,
+    /// Id of the last fresh row returned.
+    pub last_fresh: Option<i64>,
+}
+
+impl Position {
+    /// The position once every row of the poll has been dealt with.
+    pub fn after_poll(&self, seen: &Seen) -> Position {
+        match seen.last_late {
+            // P and high stay: what the page had no room for is still late.
+            Some(after) if seen.late_full => Position {
+                snapshot: self.snapshot.clone(),
+                high: self.high,
+                late: Some(Late { snapshot: seen.snapshot.clone(), after }),
+            },
+            _ => Position {
+                snapshot: seen.snapshot.clone(),
+                high: seen.last_fresh.unwrap_or(self.high).max(self.high),
+                late: None,
+            },
+        }
+    }
+
+    /// The position once a page of late rows that looked at ids up to `looked_at` has been dealt with.
+    pub fn after_late_page(&self, looked_at: i64) -> Position {
+        match &self.late {
+            Some(late) if looked_at < self.high => {
+                Position { late: Some(Late { after: looked_at, ..late.clone() }), ..self.clone() }
+            }
+            Some(late) => Position { snapshot: late.snapshot.clone(), high: self.high, late: None },
+            None => self.clone(),
+        }
+    }
+
+    /// The first transaction that P has not seen, from its text `xmin:xmax:xip,…`.
+    pub fn xmax(&self) -> Option<u64> {
+        self.snapshot.split(':').nth(1)?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(snapshot: &str, high: i64, late: Option<(&str, i64)>) -> Position {
+        Position {
+            snapshot: snapshot.into(),
+            high,
+            late: late.map(|(s, after)| Late { snapshot: s.into(), after }),
+        }
+    }
+
+    #[track_caller]
+    fn poll(late: Option<i64>, late_full: bool, fresh: Option<i64>, expected: Position) {
+        let seen = Seen { snapshot: "9:9:".into(), last_late: late, late_full, last_fresh: fresh };
+        assert_eq!(at("5:7:5", 100, None).after_poll(&seen), expected);
+    }
+
+    #[test]
+    fn a_poll_moves_the_snapshot_and_the_last_id_looked_at() {
+        poll(None, false, None, at("9:9:", 100, None));
+        poll(None, false, Some(140), at("9:9:", 140, None));
+        poll(Some(90), false, None, at("9:9:", 100, None));
+        poll(Some(90), false, Some(101), at("9:9:", 101, None));
+    }
+
+    #[test]
+    fn too_many_late_rows_keep_the_position_and_are_paged() {
+        poll(Some(60), true, None, at("5:7:5", 100, Some(("9:9:", 60))));
+        let paging = at("5:7:5", 100, Some(("9:9:", 60)));
+        assert_eq!(paging.after_late_page(80), at("5:7:5", 100, Some(("9:9:", 80))));
+        assert_eq!(paging.after_late_page(100), at("9:9:", 100, None));
+    }
+
+    #[test]
+    fn xmax_is_the_second_number() {
+        assert_eq!(at("5:7:5,6", 0, None).xmax(), Some(7));
+        assert_eq!(at("nonsense", 0, None).xmax(), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! Reading `outbox.deferred`: what is due, which keys wait, how many rows there are.
+//!
+//! Writing it is part of the settlement (`settle.rs`): a row is never in both streams and never in neither.
+
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use sqlx::Row;
+
+use super::row::{self, TopicNames};
+use super::settle::Reason;
+use super::{Session, StoreError};
+use crate::message::OutboxRow;
+
+/// A deferred row whose time has come, or that waits behind one.
+#[derive(Debug)]
+pub struct DueRow {
+    /// The full copy.
+    pub row: OutboxRow,
+    /// Why it waits.
+    pub reason: Reason,
+    /// Tries so far that were its own fault.
+    pub attempts: i32,
+    /// Tries so far.
+    pub tries: i32,
+}
+
+/// Numbers of deferred rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeferredCounts {
+    /// Waiting for their next try.
+    pub retrying: i64,
+    /// Waiting behind the head of their key.
+    pub behind: i64,
+    /// Waiting for their `deliver_after`.
+    pub scheduled: i64,
+}
+
+/// Reads up to `heads` due rows and up to `followers` rows behind each, in order of id.
+pub async fn due(
+    session: &mut Session,
+    heads: i64,
+    followers: i64,
+    max_row_bytes: i32,
+) -> Result<Vec<DueRow>, StoreError> {
+    let mut names = TopicNames::default();
+    let query = sqlx::query(include_str!("sql/due.sql")).bind(heads).bind(followers).bind(max_row_bytes);
+    session
+        .within("read due rows", async |connection| {
+            let mut due = Vec::new();
+            let mut rows = query.fetch(connection);
+            while let Some(row) = rows.try_next().await? {
+                due.push(DueRow {
+                    row: row::outbox_row(&row, 0, &mut names)?,
+                    reason: match row::text(&row, 11)? {
+                        Some("retry") => Reason::Retry,
+                        Some("scheduled") => Reason::Scheduled,
+                        _ => Reason::Behind,
+                    },
+                    attempts: row::int4(&row, 12)?.unwrap_or(0),
+                    tries: row::int4(&row, 13)?.unwrap_or(0),
+                });
+            }
+            Ok(due)
+        })
+        .await
+}
+
+/// Reads every blocked key with its number of waiting rows.
+pub async fn waiting_keys(session: &mut Session) -> Result<Vec<(Arc<str>, Box<[u8]>, u64)>, StoreError> {
+    let mut names = TopicNames::default();
+    session
+        .within("read blocked keys", async |connection| {
+            let mut keys = Vec::new();
+            let mut rows = sqlx::query(include_str!("sql/waiting_keys.sql")).fetch(connection);
+            while let Some(row) = rows.try_next().await? {
+                let topic = names.share(row::text(&row, 0)?.unwrap_or_default());
+                let key = row::bytes(&row, 1)?.unwrap_or_default().into();
+                keys.push((topic, key, row::int8(&row, 2)?.unwrap_or(0).max(0) as u64));
+            }
+            Ok(keys)
+        })
+        .await
+}
+
+/// Counts deferred rows.
+pub async fn counts(session: &mut Session) -> Result<DeferredCounts, StoreError> {
+    const WHAT: &str = "count deferred rows";
+    let row = session
+        .within(WHAT, async |c| sqlx::query(include_str!("sql/deferred_counts.sql")).fetch_one(c).await)
+        .await?;
+    let number = |name| row.try_get::<i64, _>(name).map_err(|e| StoreError::from_sqlx(WHAT, e));
+    Ok(DeferredCounts {
+        retrying: number("retrying")?,
+        behind: number("behind")?,
+        scheduled: number("scheduled")?,
+    })
+}

@@ -1,0 +1,82 @@
+//! Postgres: the only place that names sqlx.
+//!
+//! One typed function per file of `sql/`. Knows nothing of Kafka. Statements with which the relay writes carry the
+//! lease's epoch and the incarnation token; losing either has a name ([`StoreError`]), not a boolean.
+
+pub mod connect;
+pub mod deferred;
+pub mod lease;
+pub mod poll;
+mod row;
+pub mod settle;
+
+pub use connect::{Server, Session};
+
+/// Why a statement did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The server is away, starting, stopping, or does not answer: try again on a new connection.
+    #[error("postgres is not reachable")]
+    Unavailable(#[source] sqlx::Error),
+    /// No answer within the deadline. The statement may still run; the connection must be dropped.
+    #[error("postgres did not answer {what} within {seconds} s")]
+    Silent {
+        /// Verb and object of the statement.
+        what: &'static str,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// The server answers but cannot be used; the text says what to do.
+    #[error("{0}")]
+    Unusable(String),
+    /// The incarnation token is gone: the server crashed or was promoted, and what we remember may not be so.
+    #[error("the server has been restarted by a crash or a failover")]
+    Forgotten,
+    /// Another epoch holds the lease.
+    #[error("another relay holds the lease")]
+    LeaseLost,
+    /// The ledger does not continue where we left it: the server was rolled back.
+    #[error("the ledger does not continue where this relay left it")]
+    OutOfTurn,
+    /// Any other answer of the server.
+    #[error("{what}")]
+    Failed {
+        /// Verb and object of the statement.
+        what: &'static str,
+        /// The server's words.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+impl StoreError {
+    /// What we remember of this lease is void: the term has to end.
+    pub fn ends_the_term(&self) -> bool {
+        matches!(self, StoreError::Forgotten | StoreError::LeaseLost | StoreError::OutOfTurn)
+    }
+
+    /// Sorts sqlx's error by what the caller can do. `what` is a verb and its object.
+    pub(crate) fn from_sqlx(what: &'static str, source: sqlx::Error) -> StoreError {
+        let sqlx::Error::Database(error) = &source else { return StoreError::Unavailable(source) };
+        let code = error.code().unwrap_or_default().into_owned();
+        let text = error.message().to_owned();
+        match code.as_str() {
+            // Server shutting down, crashed, starting up; connection limit; read-only after a failover.
+            "57P01" | "57P02" | "57P03" | "57014" | "53300" | "25006" => StoreError::Unavailable(source),
+            _ if code.starts_with("08") => StoreError::Unavailable(source),
+            "28000" | "28P01" => {
+                StoreError::Unusable(format!("postgres refuses the login: {text}; check user and password in postgres.url"))
+            }
+            "3D000" => StoreError::Unusable(format!("{text}; check the database name in postgres.url")),
+            "42501" => StoreError::Unusable(format!(
+                "{text}; grant the role outbox_relay to this login (outbox-relay migrate makes the role)"
+            )),
+            "3F000" | "42P01" | "42883" => StoreError::Unusable(format!(
+                "{text}; the outbox schema is missing or incomplete in this database: run outbox-relay migrate"
+            )),
+            // A replica cannot read unlogged tables and has no WAL position of its own.
+            "55000" | "0A000" => StoreError::Unusable(format!("{text}; this server is a replica, the relay needs the primary")),
+            _ => StoreError::Failed { what, source },
+        }
+    }
+}

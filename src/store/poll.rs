@@ -1,0 +1,251 @@
+//! Reading: one poll is one statement and therefore one snapshot.
+//!
+//! Owns the statements that read `outbox.message` for publishing, and the flush barrier. Does not decide when to poll.
+
+use futures_util::TryStreamExt;
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::row::{self, TopicNames};
+use super::{Session, StoreError};
+use crate::message::OutboxRow;
+use crate::position::{Position, Seen};
+
+/// Above every transaction: no bound.
+const NO_BOUND: &str = "18446744073709551615";
+
+/// Bounds of one page.
+#[derive(Debug, Clone, Copy)]
+pub struct PageLimits {
+    /// Rows of each kind (late, fresh).
+    pub rows: i64,
+    /// Bytes of each kind; the row that crosses the line is still in the page.
+    pub bytes: i64,
+    /// Larger payloads stay in the database.
+    pub max_row_bytes: i32,
+}
+
+impl PageLimits {
+    /// A page looks at no more ids than this, so that skipped rows cannot make it slow.
+    fn ids(&self) -> i64 {
+        self.rows * 20
+    }
+}
+
+/// Rows to publish, and what was known when they were read.
+#[derive(Debug)]
+pub struct Page {
+    /// Late rows first, then fresh ones, both in order of id.
+    pub rows: Vec<OutboxRow>,
+    /// The position once all of them have been dealt with.
+    pub next: Position,
+    /// The page was cut short: there is more to read at once.
+    pub more: bool,
+    /// Database clock, microseconds since 1970.
+    pub database_us: i64,
+    /// Highest id drawn so far, committed or not.
+    pub last_id: i64,
+    /// WAL position that covers every commit in the page; `None` when it was on disk already.
+    pub unflushed: Option<i64>,
+}
+
+/// State of the reader that outlives a poll.
+#[derive(Debug, Default)]
+pub struct Reader {
+    names: TopicNames,
+}
+
+struct Facts {
+    snapshot: String,
+    last_id: i64,
+    written: i64,
+    flushed: i64,
+    database_us: i64,
+}
+
+impl Reader {
+    /// Reads the next page after `position`.
+    ///
+    /// `short` says that the last page was not cut, so that nothing can be left to find while the snapshot stands
+    /// still. `as_of` bounds the late rows of the first page after a start (see `outbox.ledger.as_of`).
+    /// Fails with [`StoreError::Forgotten`] when `token` is not the server's incarnation.
+    pub async fn poll(
+        &mut self,
+        session: &mut Session,
+        position: &Position,
+        limits: &PageLimits,
+        token: Uuid,
+        short: bool,
+        as_of: Option<&str>,
+    ) -> Result<Page, StoreError> {
+        match &position.late {
+            None => self.poll_now(session, position, limits, token, short, as_of).await,
+            Some(_) => self.poll_late(session, position, limits, token).await,
+        }
+    }
+
+    async fn poll_now(
+        &mut self,
+        session: &mut Session,
+        position: &Position,
+        limits: &PageLimits,
+        token: Uuid,
+        short: bool,
+        as_of: Option<&str>,
+    ) -> Result<Page, StoreError> {
+        let query = sqlx::query(include_str!("sql/poll.sql"))
+            .bind(&position.snapshot)
+            .bind(position.high)
+            .bind(limits.rows)
+            .bind(limits.bytes)
+            .bind(limits.max_row_bytes)
+            .bind(token)
+            .bind(short)
+            .bind(as_of.unwrap_or(NO_BOUND));
+        let answer = self.collect(session, query).await?;
+        let facts = answer.facts?;
+        let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
+        let fresh_full = answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes;
+        let seen = Seen {
+            snapshot: facts.snapshot,
+            last_late: answer.last_late,
+            late_full,
+            last_fresh: answer.last_fresh,
+        };
+        Ok(Page {
+            next: position.after_poll(&seen),
+            more: late_full || fresh_full,
+            database_us: facts.database_us,
+            last_id: facts.last_id,
+            unflushed: (facts.written > facts.flushed).then_some(facts.written),
+            rows: answer.rows,
+        })
+    }
+
+    /// A page of a late set. Its rows were visible in an earlier poll of ours, whose barrier has made them durable.
+    async fn poll_late(
+        &mut self,
+        session: &mut Session,
+        position: &Position,
+        limits: &PageLimits,
+        token: Uuid,
+    ) -> Result<Page, StoreError> {
+        let late = position.late.as_ref().expect("only called while late rows are paged");
+        let query = sqlx::query(include_str!("sql/poll_late.sql"))
+            .bind(&position.snapshot)
+            .bind(late.after)
+            .bind(position.high)
+            .bind(&late.snapshot)
+            .bind(limits.rows)
+            .bind(limits.bytes)
+            .bind(limits.ids())
+            .bind(limits.max_row_bytes)
+            .bind(token);
+        let answer = self.collect(session, query).await?;
+        let facts = answer.facts?;
+        Ok(Page {
+            next: position.after_late_page(facts.last_id),
+            more: true,
+            database_us: facts.database_us,
+            last_id: position.high,
+            unflushed: None,
+            rows: answer.rows,
+        })
+    }
+
+    async fn collect(
+        &mut self,
+        session: &mut Session,
+        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    ) -> Result<Answer, StoreError> {
+        let names = &mut self.names;
+        session
+            .within("poll", async |connection| {
+                let mut answer = Answer::default();
+                let mut rows = query.fetch(connection);
+                while let Some(row) = rows.try_next().await? {
+                    match row::int2(&row, 0)? {
+                        Some(0) => answer.facts = facts(row::text(&row, 3)?.unwrap_or_default()),
+                        kind => {
+                            let upto = row::int8(&row, 12)?.unwrap_or(0);
+                            let outbox_row = row::outbox_row(&row, 1, names)?;
+                            if kind == Some(1) {
+                                answer.late += 1;
+                                answer.late_bytes = upto;
+                                answer.last_late = Some(outbox_row.id);
+                            } else {
+                                answer.fresh += 1;
+                                answer.fresh_bytes = upto;
+                                answer.last_fresh = Some(outbox_row.id);
+                            }
+                            answer.rows.push(outbox_row);
+                        }
+                    }
+                }
+                Ok(answer)
+            })
+            .await
+    }
+}
+
+struct Answer {
+    facts: Result<Facts, StoreError>,
+    rows: Vec<OutboxRow>,
+    late: usize,
+    late_bytes: i64,
+    last_late: Option<i64>,
+    fresh: usize,
+    fresh_bytes: i64,
+    last_fresh: Option<i64>,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Answer {
+            facts: Err(StoreError::Unusable("the poll returned no facts".to_owned())),
+            rows: Vec::new(),
+            late: 0,
+            late_bytes: 0,
+            last_late: None,
+            fresh: 0,
+            fresh_bytes: 0,
+            last_fresh: None,
+        }
+    }
+}
+
+/// `snapshot remembered last_id written flushed clock`, as `concat_ws` wrote them.
+fn facts(text: &str) -> Result<Facts, StoreError> {
+    let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
+    let fields: Vec<&str> = text.split(' ').collect();
+    let [snapshot, remembered, last_id, written, flushed, clock] = fields[..] else { return Err(unreadable()) };
+    if remembered != "t" {
+        return Err(StoreError::Forgotten);
+    }
+    let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
+    Ok(Facts {
+        snapshot: snapshot.to_owned(),
+        last_id: number(last_id)?,
+        written: number(written)?,
+        flushed: number(flushed)?,
+        database_us: number(clock)?,
+    })
+}
+
+/// Waits until everything up to `written` (a WAL position in bytes) is on disk and, where the server has synchronous
+/// standbys, with them. A commit made with `synchronous_commit = off` is visible before that, and what a crash could
+/// still undo must not be published.
+pub async fn flush_barrier(session: &mut Session, written: Option<i64>) -> Result<(), StoreError> {
+    let Some(written) = written else { return Ok(()) };
+    let state = session
+        .within("read the flushed position", async |c| sqlx::query(include_str!("sql/flushed.sql")).fetch_one(c).await)
+        .await?;
+    let what = "read the flushed position";
+    let flushed: i64 = state.try_get("flushed").map_err(|e| StoreError::from_sqlx(what, e))?;
+    let standbys: bool = state.try_get("standbys").map_err(|e| StoreError::from_sqlx(what, e))?;
+    if flushed >= written && !standbys {
+        return Ok(());
+    }
+    session.within("flush", async |c| sqlx::query(include_str!("sql/flush.sql")).execute(c).await).await?;
+    Ok(())
+}

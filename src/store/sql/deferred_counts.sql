@@ -1,0 +1,5 @@
+-- How many rows are deferred, by reason. One row always. Read once per lease, and for the gauges.
+select count(*) filter (where reason = 'retry') as retrying,
+       count(*) filter (where reason = 'behind') as behind,
+       count(*) filter (where reason = 'scheduled') as scheduled
+  from outbox.deferred

@@ -1,0 +1,27 @@
+-- Deferred rows whose time has come, and the rows of their keys that wait behind them.
+-- $1 heads at most, $2 followers a key, $3 rows above this come without payload. No row: nothing is due.
+-- A row is not due before every earlier row of its key has left. Uses deferred_due_idx and deferred_key_idx.
+with heads as materialized (
+    select d.id, d.topic, d.key
+      from outbox.deferred d
+     where d.due_at <= clock_timestamp()
+       and (d.key is null
+            or not exists (select from outbox.deferred e
+                            where e.topic = d.topic and e.key = d.key and e.id < d.id and e.reason <> 'scheduled'))
+     order by d.due_at
+     limit $1
+), picked as (
+    select h.id from heads h
+    union
+    select f.id
+      from heads h
+           cross join lateral (
+               select d.id from outbox.deferred d
+                where d.topic = h.topic and d.key = h.key and d.id > h.id and d.due_at is null
+                order by d.id limit $2 offset 0) f
+)
+select d.id, d.event_id, d.topic, d.key, case when octet_length(d.payload) <= $3 then d.payload end as payload,
+       octet_length(d.payload) as payload_bytes, d.headers, d.partition, d.created_at, d.deliver_after, d.expires_at,
+       d.reason, d.attempts, d.tries
+  from picked p join outbox.deferred d on d.id = p.id
+ order by d.id

@@ -1,0 +1,71 @@
+-- One poll: what became visible between the position ($1 snapshot, $2 high) and now, in one snapshot.
+-- First row: facts (snapshot, token known, last id drawn, WAL written and flushed in bytes, clock in microseconds).
+-- Then late rows (kind 1: id <= high, committed since), then fresh ones (kind 2: id > high), both by id.
+-- $3 rows and $4 bytes at most of each kind; $5 rows above this come without payload; $6 incarnation token;
+-- $7 the last page ended short; $8 no late row has a txid at or above it.
+-- Each late arm uses message_txid_idx, the fresh arm message_id_idx; the "offset 0" fences keep a generic plan
+-- from walking all ids. The guards switch off every arm that cannot find anything.
+with facts as materialized (
+    select pg_current_snapshot() as seen,
+           coalesce((select i.token = $6::uuid from outbox.incarnation i where i.one), false) as remembered,
+           (select s.last_value from outbox.message_id_seq s) as last_id
+), guards as materialized (
+    select f.seen::text <> $1::text as moved,
+           pg_snapshot_xmax(f.seen) > pg_snapshot_xmax($1::text::pg_snapshot) as younger,
+           (f.seen::text <> $1::text or not $7) and f.last_id > $2 as more
+      from facts f
+), late as materialized (
+    select l.*, sum(l.bytes) over (order by l.id) as upto
+      from (select m.*
+              from unnest(array(select x.xid from pg_snapshot_xip($1::text::pg_snapshot) as x (xid)
+                                 where (select g.moved from guards g)
+                                   and pg_visible_in_snapshot(x.xid, (select f.seen from facts f)))) as ended (xid)
+                   cross join lateral (
+                       select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
+                              o.created_at, o.deliver_after, o.expires_at,
+                              coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
+                              + coalesce(pg_column_size(o.headers), 0) as bytes
+                         from outbox.message o where o.txid = ended.xid offset 0) m
+             where m.id <= $2
+            union all
+            select m.*
+              from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
+                           o.created_at, o.deliver_after, o.expires_at,
+                           coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
+                           + coalesce(pg_column_size(o.headers), 0) as bytes
+                      from outbox.message o
+                     where o.txid >= pg_snapshot_xmax($1::text::pg_snapshot) and o.txid < $8::text::xid8
+                       and (select g.younger from guards g) offset 0) m
+             where m.id <= $2
+             order by id
+             limit $3) l
+), fresh as materialized (
+    select m.*, sum(m.bytes) over (order by m.id) as upto
+      from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
+                   o.created_at, o.deliver_after, o.expires_at,
+                   coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
+                   + coalesce(pg_column_size(o.headers), 0) as bytes
+              from outbox.message o
+             where o.id > $2 and (select g.more from guards g)
+               and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
+             order by o.id
+             limit $3) m
+)
+select 0::smallint as kind, null::bigint as id, null::uuid as event_id,
+       concat_ws(' ', f.seen, f.remembered, f.last_id,
+                 pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
+                 (extract(epoch from clock_timestamp()) * 1000000)::bigint) as topic,
+       null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
+       null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
+       null::timestamptz as expires_at, null::bigint as upto
+  from facts f
+union all
+select 1, l.id, l.event_id, l.topic, l.key,
+       case when octet_length(l.payload) <= $5 then l.payload end, octet_length(l.payload), l.headers,
+       l.partition, l.created_at, l.deliver_after, l.expires_at, l.upto
+  from late l where l.upto - l.bytes < $4
+union all
+select 2, m.id, m.event_id, m.topic, m.key,
+       case when octet_length(m.payload) <= $5 then m.payload end, octet_length(m.payload), m.headers,
+       m.partition, m.created_at, m.deliver_after, m.expires_at, m.upto
+  from fresh m where m.upto - m.bytes < $4
