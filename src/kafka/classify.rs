@@ -1,0 +1,123 @@
+//! The broker's vocabulary in ours: from an error code to what it means for a row. One table.
+//!
+//! An unknown code is a refusal: the record goes alone next, and if it fails alone it is put off with backoff. It is
+//! never a success, and never repeated without a wait.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::{NotTaken, Refusal};
+use crate::verdict::Failure;
+
+/// What a code in a delivery report or at the hand-over means for the row.
+pub(super) fn failure(code: Code) -> Failure {
+    match code {
+        Code::UnknownTopicOrPartition
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        // The topic's clock bounds, not the row, refuse a timestamp.
+        | Code::InvalidTimestamp => Failure::Topic,
+        // The bad company of a refused record, and what a dying producer gives back unsent.
+        Code::InvalidDifferentRecord
+        | Code::GaplessGuarantee
+        | Code::PurgeQueue
+        | Code::OutOfOrderSequenceNumber
+        | Code::Fatal => Failure::NotWritten,
+        Code::PurgeInflight
+        | Code::MessageTimedOut
+        | Code::OperationTimedOut
+        | Code::RequestTimedOut
+        | Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::UnknownProducerId
+        | Code::InvalidProducerEpoch
+        | Code::ProducerFenced
+        | Code::Fenced
+        | Code::NotEnoughReplicas
+        | Code::NotEnoughReplicasAfterAppend
+        | Code::NotLeaderForPartition
+        | Code::LeaderNotAvailable
+        | Code::ThrottlingQuotaExceeded
+        | Code::Authentication
+        | Code::SaslAuthenticationFailed => Failure::Unknown,
+        _ => Failure::Refused,
+    }
+}
+
+/// The label `class` of `outbox_kafka_errors_total`.
+pub(super) fn class(code: Code) -> &'static str {
+    match code {
+        Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::Resolve
+        | Code::MessageTimedOut
+        | Code::OperationTimedOut
+        | Code::RequestTimedOut => "unreachable",
+        Code::ThrottlingQuotaExceeded => "throttled",
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => "authentication",
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => "authorization",
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::InvalidTimestamp => "topic",
+        Code::Fatal | Code::GaplessGuarantee | Code::Fenced | Code::ProducerFenced => "fatal",
+        Code::MessageSizeTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidMessage
+        | Code::InvalidRecord
+        | Code::InvalidDifferentRecord
+        | Code::PolicyViolation
+        | Code::MessageBatchTooLarge
+        | Code::InvalidTopic => "record",
+        _ => "other",
+    }
+}
+
+pub(super) fn refusal(code: Code) -> Refusal {
+    Refusal { failure: failure(code), class: class(code), text: code.to_string() }
+}
+
+/// What an error at the hand-over means.
+pub(super) fn not_taken(error: KafkaError) -> NotTaken {
+    match error {
+        KafkaError::MessageProduction(Code::QueueFull) => NotTaken::Full,
+        KafkaError::MessageProduction(Code::Fatal) => NotTaken::Dead,
+        KafkaError::MessageProduction(code) => NotTaken::Refused(refusal(code)),
+        other => NotTaken::Refused(Refusal { failure: Failure::Refused, class: "other", text: other.to_string() }),
+    }
+}
+
+/// An error of a request that is about no row.
+pub(super) fn request_error(what: &'static str, error: &KafkaError) -> super::KafkaError {
+    let class = error.rdkafka_error_code().map_or("other", class);
+    super::KafkaError { what, text: error.to_string(), class }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(code: Code, expected_failure: Failure, expected_class: &str) {
+        assert_eq!((failure(code), class(code)), (expected_failure, expected_class));
+    }
+
+    #[test]
+    fn codes_mean_what_the_table_says() {
+        check(Code::MessageSizeTooLarge, Failure::Refused, "record");
+        check(Code::InvalidRecord, Failure::Refused, "record");
+        check(Code::InvalidDifferentRecord, Failure::NotWritten, "record");
+        check(Code::GaplessGuarantee, Failure::NotWritten, "fatal");
+        check(Code::PurgeQueue, Failure::NotWritten, "other");
+        check(Code::PurgeInflight, Failure::Unknown, "other");
+        check(Code::MessageTimedOut, Failure::Unknown, "unreachable");
+        check(Code::UnknownTopicOrPartition, Failure::Topic, "topic");
+        check(Code::TopicAuthorizationFailed, Failure::Topic, "authorization");
+        check(Code::InvalidTimestamp, Failure::Topic, "topic");
+        check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
+    }
+
+    #[test]
+    fn an_unknown_code_is_a_refusal() {
+        check(Code::Unknown, Failure::Refused, "other");
+        check(Code::UnsupportedCompressionType, Failure::Refused, "other");
+    }
+}

@@ -1,0 +1,63 @@
+//! Kafka: the only place that names rdkafka.
+//!
+//! Owns producers, the broker's error codes and the facts about topics. Knows nothing of Postgres, and decides
+//! nothing about a row's future: it says what happened ([`Report`], [`Refusal`]), `verdict` says what follows.
+
+mod classify;
+mod producer;
+mod publisher;
+mod settings;
+mod topics;
+
+pub use producer::{Inbox, Producer};
+pub use publisher::{Publisher, Stamp};
+pub use settings::KafkaSettings;
+pub use topics::{TopicState, Topics};
+
+use crate::receipt::Receipt;
+use crate::verdict::Failure;
+
+/// A delivery report: what became of one record that was handed over.
+#[derive(Debug)]
+pub struct Report {
+    /// The number given at the hand-over.
+    pub opaque: usize,
+    /// Which producer it came from.
+    pub generation: u32,
+    /// Where the record is, or why it is not.
+    pub result: Result<Receipt, Box<Refusal>>,
+}
+
+/// A record that was not confirmed.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What it means.
+    pub failure: Failure,
+    /// The label of `outbox_kafka_errors_total`.
+    pub class: &'static str,
+    /// The broker's or librdkafka's words.
+    pub text: String,
+}
+
+/// Why a record was not taken at the hand-over itself.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// librdkafka's queue is full; the window should have prevented it. Try again after the next report.
+    Full,
+    /// This producer is dead and has to be replaced.
+    Dead,
+    /// It will not take this record.
+    Refused(Refusal),
+}
+
+/// Kafka cannot be used or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {text}")]
+pub struct KafkaError {
+    /// Verb and object.
+    pub what: &'static str,
+    /// librdkafka's words.
+    pub text: String,
+    /// The label of `outbox_kafka_errors_total`.
+    pub class: &'static str,
+}

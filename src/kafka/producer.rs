@@ -1,0 +1,260 @@
+//! One librdkafka producer and the thread that polls it.
+//!
+//! Owns the report callback, which only copies numbers into the [`Inbox`], and the end of a producer: it is purged
+//! and dropped on its own thread, because dropping blocks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use tokio::sync::Notify;
+
+use super::{KafkaError, NotTaken, Report, classify};
+use crate::receipt::Receipt;
+
+/// One round of polling. Events are handled when they come; the length only matters at the end of the producer, and
+/// each round ends with up to a millisecond of spinning, so short rounds would cost an idle relay real CPU.
+const POLL_ROUND: Duration = Duration::from_secs(1);
+
+/// How long a broker may take to answer a question about topics.
+pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where the reports of all producers of a term arrive.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    reports: Mutex<Vec<Report>>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    /// Takes what has arrived, leaving `empty` (cleared) in its place.
+    pub fn take(&self, empty: &mut Vec<Report>) {
+        empty.clear();
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *reports, empty);
+    }
+
+    /// Waits for a report that has not been taken.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    fn put(&self, report: Report) {
+        let was_empty = {
+            let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+            reports.push(report);
+            reports.len() == 1
+        };
+        if was_empty {
+            self.arrived.notify_one();
+        }
+    }
+}
+
+/// What the callbacks learn, read from other threads.
+#[derive(Debug)]
+struct Callbacks {
+    inbox: Arc<Inbox>,
+    generation: u32,
+    /// A report that was not a success has come in: nothing more is handed over until it has been judged.
+    tripped: AtomicBool,
+    dead: AtomicBool,
+    warm: AtomicBool,
+    connected: AtomicBool,
+}
+
+/// The part of librdkafka's statistics that we read.
+#[derive(serde::Deserialize)]
+struct Statistics<'a> {
+    #[serde(borrow)]
+    brokers: std::collections::HashMap<std::borrow::Cow<'a, str>, BrokerStatistics<'a>>,
+    #[serde(borrow)]
+    eos: Option<IdempotenceStatistics<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct BrokerStatistics<'a> {
+    #[serde(borrow)]
+    state: std::borrow::Cow<'a, str>,
+}
+
+#[derive(serde::Deserialize)]
+struct IdempotenceStatistics<'a> {
+    #[serde(borrow)]
+    idemp_state: std::borrow::Cow<'a, str>,
+}
+
+impl ClientContext for Callbacks {
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let up = statistics.brokers.values().any(|broker| broker.state == "UP");
+        self.connected.store(up, Ordering::Relaxed);
+        let assigned = statistics.eos.is_some_and(|eos| eos.idemp_state == "Assigned");
+        self.warm.store(up && assigned, Ordering::Relaxed);
+    }
+
+    fn error(&self, error: RdKafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(Code::Fatal) => {
+                self.dead.store(true, Ordering::Release);
+                tracing::warn!(reason, "kafka producer ended by a refused record or a fatal error");
+            }
+            Some(code) => {
+                if code == Code::AllBrokersDown {
+                    self.connected.store(false, Ordering::Relaxed);
+                }
+                tracing::warn!(class = classify::class(code), reason, "kafka reports an error");
+            }
+            None => tracing::warn!(error = %error, reason, "kafka reports an error"),
+        }
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, opaque: usize) {
+        let result = match delivery {
+            Ok(message) => Ok(Receipt {
+                partition: message.partition(),
+                // A repeated batch that the broker recognised is a success without an offset.
+                offset: Some(message.offset()).filter(|offset| *offset >= 0),
+            }),
+            Err((error, _)) => {
+                self.tripped.store(true, Ordering::Release);
+                Err(Box::new(classify::refusal(error.rdkafka_error_code().unwrap_or(Code::Unknown))))
+            }
+        };
+        self.inbox.put(Report { opaque, generation: self.generation, result });
+    }
+}
+
+/// A record about to be handed over; everything is borrowed, librdkafka copies.
+#[derive(Debug)]
+pub(super) struct Outgoing<'a> {
+    pub topic: &'a str,
+    pub partition: Option<i32>,
+    pub key: Option<&'a [u8]>,
+    pub payload: Option<&'a [u8]>,
+    pub timestamp_ms: i64,
+    pub headers: OwnedHeaders,
+}
+
+/// A producer. Dropping it purges what it still holds and ends it in the background.
+pub struct Producer {
+    native: Arc<BaseProducer<Callbacks>>,
+    closing: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// Starts a producer whose reports go to `inbox` under the number `generation`. Does not wait for a connection.
+    pub(super) fn start(config: &ClientConfig, inbox: &Arc<Inbox>, generation: u32) -> Result<Producer, KafkaError> {
+        let callbacks = Callbacks {
+            inbox: Arc::clone(inbox),
+            generation,
+            tripped: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
+            connected: AtomicBool::new(false),
+        };
+        let native: BaseProducer<Callbacks> = config
+            .create_with_context(callbacks)
+            .map_err(|error| classify::request_error("start a kafka producer", &error))?;
+        let native = Arc::new(native);
+        let closing = Arc::new(AtomicBool::new(false));
+        let (polled, ends) = (Arc::clone(&native), Arc::clone(&closing));
+        std::thread::Builder::new()
+            .name(format!("kafka-{generation}"))
+            .spawn(move || {
+                while !ends.load(Ordering::Acquire) {
+                    polled.poll(POLL_ROUND);
+                }
+            })
+            .map_err(|error| KafkaError {
+                what: "start a kafka producer's thread",
+                text: error.to_string(),
+                class: "other",
+            })?;
+        Ok(Producer { native, closing })
+    }
+
+    pub(super) fn send(&self, record: Outgoing<'_>, opaque: usize) -> Result<(), NotTaken> {
+        let mut base: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(record.topic, opaque).headers(record.headers).timestamp(record.timestamp_ms);
+        base.partition = record.partition;
+        base.key = record.key;
+        base.payload = record.payload;
+        self.native.send(base).map_err(|(error, _)| classify::not_taken(error))
+    }
+
+    /// Which producer this is; its reports carry the same number.
+    pub fn generation(&self) -> u32 {
+        self.callbacks().generation
+    }
+
+    /// A report that was not a success came in since the last [`Producer::reset`].
+    pub fn is_tripped(&self) -> bool {
+        self.callbacks().tripped.load(Ordering::Acquire)
+    }
+
+    /// The failures seen so far have been judged.
+    pub fn reset(&self) {
+        self.callbacks().tripped.store(false, Ordering::Release);
+    }
+
+    /// It takes nothing more and has to be replaced.
+    pub fn is_dead(&self) -> bool {
+        self.callbacks().dead.load(Ordering::Acquire) || self.native.client().fatal_error().is_some()
+    }
+
+    /// Connected, with a producer id: the next record is confirmed within a round trip instead of half a second.
+    pub fn is_warm(&self) -> bool {
+        self.callbacks().warm.load(Ordering::Relaxed)
+    }
+
+    /// At least one broker is connected, as of the last statistics.
+    pub fn is_connected(&self) -> bool {
+        self.callbacks().connected.load(Ordering::Relaxed)
+    }
+
+    /// Gives up what is queued and in flight; the reports arrive in the inbox.
+    pub fn purge(&self) {
+        self.native.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// Asks for the metadata of `topics` in the background, so that a spare knows their leaders.
+    pub(super) fn learn(&self, topics: Vec<Arc<str>>) {
+        let native = Arc::clone(&self.native);
+        tokio::task::spawn_blocking(move || {
+            for topic in topics {
+                if let Err(error) = native.client().fetch_metadata(Some(&topic), METADATA_DEADLINE) {
+                    tracing::debug!(topic = &*topic, error = %error, "spare producer could not learn a topic");
+                    return;
+                }
+            }
+        });
+    }
+
+    fn callbacks(&self) -> &Callbacks {
+        self.native.context()
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.purge();
+        self.closing.store(true, Ordering::Release);
+        // The polling thread holds the last reference and drops it: that blocks for up to half a second.
+    }
+}

@@ -1,0 +1,237 @@
+//! The producers of a relay: main, spare and second.
+//!
+//! Owns which producer a record goes through and how a dead one is replaced. It does not know what a failed record
+//! deserves, and does not remember records: that is the sender.
+//!
+//! - The **main** producer is pipelined and gapless: at the first refused record it dies, and everything behind comes
+//!   back unsent. Nothing can pass.
+//! - The **spare** is an idle main producer that has its producer id: a cold one needs half a second to its first
+//!   confirm, a warm one a millisecond.
+//! - The **second** producer sends suspect rows, each in a protocol batch of its own.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use rdkafka::message::{Header, OwnedHeaders};
+
+use super::producer::Outgoing;
+use super::settings::{BATCH_SIZE, SMALLEST_BATCH_SIZE};
+use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, Refusal, Report};
+use crate::message::{HeaderNames, OutboxRow, each_header};
+use crate::verdict::{Failure, Route};
+
+/// What the relay adds to every record of a term.
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    /// The relay's header names.
+    pub names: HeaderNames,
+    /// The lease's epoch, as text.
+    pub epoch: String,
+}
+
+/// The producers of one process. Between terms it holds only a spare.
+#[derive(Debug)]
+pub struct Publisher {
+    settings: KafkaSettings,
+    inbox: Arc<Inbox>,
+    main: Option<Producer>,
+    spare: Option<Producer>,
+    second: Option<Producer>,
+    generations: u32,
+    batch_size: usize,
+    /// Scratch for numbers as text, so that a header costs no allocation.
+    scratch: String,
+}
+
+impl Publisher {
+    /// Starts the spare. Does not wait for a connection.
+    pub fn start(settings: KafkaSettings) -> Result<Publisher, KafkaError> {
+        let mut publisher = Publisher {
+            settings,
+            inbox: Arc::default(),
+            main: None,
+            spare: None,
+            second: None,
+            generations: 0,
+            batch_size: BATCH_SIZE,
+            scratch: String::with_capacity(64),
+        };
+        publisher.spare = Some(publisher.start_main()?);
+        Ok(publisher)
+    }
+
+    /// Where reports arrive.
+    pub fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// The main producer's `batch.size`.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// Whether the user's properties switch compression on.
+    pub fn compresses(&self) -> bool {
+        self.settings.compresses()
+    }
+
+    /// A term begins: the spare becomes the main producer, and a new spare and the second producer start.
+    pub fn begin_term(&mut self) -> Result<(), KafkaError> {
+        self.replace_main()?;
+        let generation = self.next_generation();
+        self.second = Some(Producer::start(&self.settings.alone(), &self.inbox, generation)?);
+        Ok(())
+    }
+
+    /// A term ends: what is queued and in flight is given up. Reports of these producers no longer matter.
+    pub fn end_term(&mut self) {
+        self.main = None;
+        self.second = None;
+        self.inbox.take(&mut Vec::new());
+    }
+
+    /// The spare takes the main producer's place; what that one still holds is given up. A new spare starts.
+    pub fn replace_main(&mut self) -> Result<(), KafkaError> {
+        let next = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.start_main()?,
+        };
+        self.main = Some(next);
+        self.spare = Some(self.start_main()?);
+        Ok(())
+    }
+
+    /// A topic in use has a lower limit than the main producer's batches: new producers stay below it.
+    /// Returns whether the main producer should be replaced. Topics with tiny limits do not count; theirs go alone.
+    pub fn lower_batch_size(&mut self, limit: usize) -> Result<bool, KafkaError> {
+        if limit >= self.batch_size || limit < SMALLEST_BATCH_SIZE {
+            return Ok(false);
+        }
+        self.batch_size = limit;
+        self.spare = Some(self.start_main()?);
+        Ok(true)
+    }
+
+    /// Hands one record to librdkafka, which copies it. `opaque` comes back in its report.
+    pub fn hand_over(
+        &mut self,
+        route: Route,
+        row: &OutboxRow,
+        stamp: &Stamp,
+        now_us: i64,
+        opaque: usize,
+    ) -> Result<(), NotTaken> {
+        let headers = headers(row, stamp, &mut self.scratch)?;
+        let producer = match route {
+            Route::Main => self.main.as_ref(),
+            Route::Alone => self.second.as_ref(),
+        };
+        let producer = producer.ok_or(NotTaken::Dead)?;
+        producer.send(
+            Outgoing {
+                topic: &row.topic,
+                partition: row.partition,
+                key: row.key.as_deref(),
+                payload: row.payload.as_deref(),
+                timestamp_ms: row.timestamp_ms(now_us),
+                headers,
+            },
+            opaque,
+        )
+    }
+
+    /// A failure has been reported by the main producer and not been judged yet.
+    pub fn is_tripped(&self) -> bool {
+        self.main.as_ref().is_some_and(Producer::is_tripped)
+    }
+
+    /// The main producer's failures have been judged and it lives: the gate opens.
+    pub fn reset(&self) {
+        if let Some(main) = &self.main {
+            main.reset();
+        }
+    }
+
+    /// The main producer takes nothing more.
+    pub fn is_dead(&self) -> bool {
+        self.main.as_ref().is_none_or(Producer::is_dead)
+    }
+
+    /// The second producer takes nothing more; a new one starts in its place.
+    pub fn revive_second(&mut self) -> Result<bool, KafkaError> {
+        if !self.second.as_ref().is_some_and(Producer::is_dead) {
+            return Ok(false);
+        }
+        let generation = self.next_generation();
+        self.second = Some(Producer::start(&self.settings.alone(), &self.inbox, generation)?);
+        Ok(true)
+    }
+
+    /// Gives up what the main producer holds; its reports arrive as unsent or unknown.
+    pub fn purge_main(&self) {
+        if let Some(main) = &self.main {
+            main.purge();
+        }
+    }
+
+    /// The report comes from a producer that is still in use.
+    pub fn is_current(&self, report: &Report) -> bool {
+        [&self.main, &self.second].into_iter().flatten().any(|p| p.generation() == report.generation)
+    }
+
+    /// The spare has its producer id.
+    pub fn is_warm(&self) -> bool {
+        self.spare.as_ref().is_some_and(Producer::is_warm)
+    }
+
+    /// Some producer is connected to a broker.
+    pub fn is_connected(&self) -> bool {
+        [&self.main, &self.spare].into_iter().flatten().any(Producer::is_connected)
+    }
+
+    /// Lets the spare learn where the topics in use are, in the background.
+    pub fn teach_spare(&self, topics: Vec<Arc<str>>) {
+        if let Some(spare) = &self.spare {
+            spare.learn(topics);
+        }
+    }
+
+    fn start_main(&mut self) -> Result<Producer, KafkaError> {
+        let generation = self.next_generation();
+        Producer::start(&self.settings.main(self.batch_size), &self.inbox, generation)
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        self.generations += 1;
+        self.generations
+    }
+}
+
+fn headers(row: &OutboxRow, stamp: &Stamp, scratch: &mut String) -> Result<OwnedHeaders, NotTaken> {
+    let mut event_id = [0; uuid::fmt::Hyphenated::LENGTH];
+    let event_id: &str = row.event_id.hyphenated().encode_lower(&mut event_id);
+    scratch.clear();
+    write!(scratch, "{}", row.id).expect("writing to a string does not fail");
+    let mut headers = OwnedHeaders::new_with_capacity(8)
+        .insert(Header { key: &stamp.names.event_id, value: Some(event_id) })
+        .insert(Header { key: &stamp.names.seq, value: Some(scratch.as_str()) });
+    if let Some(name) = &stamp.names.epoch {
+        headers = headers.insert(Header { key: name, value: Some(&stamp.epoch) });
+    }
+    let Some(text) = row.headers.as_deref() else { return Ok(headers) };
+    let mut held = Some(headers);
+    let read = each_header(text, |name, value| {
+        if !stamp.names.is_ours(name) {
+            held = held.take().map(|headers| headers.insert(Header { key: name, value }));
+        }
+    });
+    match (read, held) {
+        (Ok(()), Some(headers)) => Ok(headers),
+        (Err(error), _) => Err(NotTaken::Refused(Refusal {
+            failure: Failure::Refused,
+            class: "record",
+            text: format!("headers cannot be read: {error}"),
+        })),
+        (Ok(()), None) => unreachable!("the headers are put back after every insert"),
+    }
+}

@@ -1,0 +1,107 @@
+//! Producer configuration: which properties carry a promise, and their values.
+//!
+//! The user's own properties come last but cannot reach these: configuration refuses them (`config`), unless they are
+//! named in `kafka.unsafe`.
+
+use rdkafka::config::ClientConfig;
+
+/// What all clients are made from.
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    /// `host:port`, comma separated.
+    pub brokers: String,
+    /// The user's librdkafka properties.
+    pub properties: Vec<(String, String)>,
+    /// Rows in the window; librdkafka's own queue is kept well above it, so that a full queue is an alarm.
+    pub window_rows: usize,
+    /// Largest payload handed over, in bytes.
+    pub max_row_bytes: usize,
+}
+
+/// `batch.size` while no topic in use asks for less: just below the brokers' usual `max.message.bytes` of 1048588.
+pub const BATCH_SIZE: usize = 1_000_000;
+
+/// A topic with a lower limit does not lower `batch.size` for all others; its rows go alone.
+pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
+
+/// How long a row that goes alone is tried before it is put off again, in milliseconds.
+const ALONE_TIMEOUT_MS: &str = "10000";
+
+impl KafkaSettings {
+    /// Whether the user switched compression on, for all topics alike.
+    pub fn compresses(&self) -> bool {
+        self.properties
+            .iter()
+            .any(|(name, value)| matches!(name.as_str(), "compression.type" | "compression.codec") && value != "none")
+    }
+
+    /// The main producer: pipelined, and dead at the first gap, so that no later record of a key passes a refused one.
+    pub(super) fn main(&self, batch_size: usize) -> ClientConfig {
+        let mut config = self.producer();
+        config
+            .set("batch.size", batch_size.to_string())
+            .set("enable.gapless.guarantee", "true")
+            // Endless: an outage costs latency, not attempts, and a time-out would be a gap.
+            .set("message.timeout.ms", "0");
+        self.with_properties(config)
+    }
+
+    /// The second producer, for rows known to be suspect: each in a protocol batch of its own.
+    pub(super) fn alone(&self) -> ClientConfig {
+        let mut config = self.producer();
+        config
+            .set("batch.num.messages", "1")
+            .set("message.timeout.ms", ALONE_TIMEOUT_MS)
+            .set("linger.ms", "0");
+        self.with_properties(config)
+    }
+
+    /// Metadata and topic configuration.
+    pub(super) fn client(&self) -> ClientConfig {
+        let mut config = self.shared();
+        config.set("allow.auto.create.topics", "false");
+        self.with_properties(config)
+    }
+
+    fn producer(&self) -> ClientConfig {
+        let mut config = self.shared();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // The same partition for a key as Java clients and Debezium choose.
+            .set("partitioner", "murmur2_random")
+            .set("allow.auto.create.topics", "false")
+            // Batches form by themselves while five requests are in flight; a wait would only add latency.
+            .set("linger.ms", "0")
+            .set("queue.buffering.max.messages", (2 * self.window_rows).max(100_000).to_string())
+            .set("queue.buffering.max.kbytes", "2097151")
+            // Sizes are judged by us, against the topic's own limit.
+            .set("message.max.bytes", (64 * 1024 * 1024 + self.max_row_bytes).min(1_000_000_000).to_string())
+            .set("retry.backoff.ms", "100")
+            .set("retry.backoff.max.ms", "1000")
+            // How long a topic that metadata does not know may still appear.
+            .set("topic.metadata.propagation.max.ms", "2000")
+            // Tells when the producer has its id, and which brokers are up.
+            .set("statistics.interval.ms", "1000");
+        config
+    }
+
+    fn shared(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "outbox-relay")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("socket.timeout.ms", "15000")
+            .set("socket.connection.setup.timeout.ms", "10000")
+            .set("socket.keepalive.enable", "true");
+        config
+    }
+
+    fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+}

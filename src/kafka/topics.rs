@@ -1,0 +1,105 @@
+//! What is known about topics and the cluster before a row is handed over.
+//!
+//! Owns one administrative client. Answers questions; remembers nothing (the sender does).
+
+use std::sync::Arc;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
+
+use super::producer::METADATA_DEADLINE;
+use super::{KafkaError, KafkaSettings, Refusal, classify};
+
+/// What the cluster says of a topic.
+#[derive(Debug)]
+pub enum TopicState {
+    /// It is there.
+    Ready {
+        /// Number of partitions.
+        partitions: i32,
+        /// `max.message.bytes`, if this login may read it.
+        max_message_bytes: Option<usize>,
+    },
+    /// It is missing or forbidden.
+    Sick(Refusal),
+}
+
+/// Asks about topics and the cluster.
+#[derive(Clone)]
+pub struct Topics {
+    admin: Arc<AdminClient<DefaultClientContext>>,
+}
+
+impl std::fmt::Debug for Topics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topics").finish_non_exhaustive()
+    }
+}
+
+impl Topics {
+    /// Starts the client. Does not wait for a connection.
+    pub fn start(settings: &KafkaSettings) -> Result<Topics, KafkaError> {
+        let admin = settings
+            .client()
+            .create()
+            .map_err(|error| classify::request_error("start a kafka client", &error))?;
+        Ok(Topics { admin: Arc::new(admin) })
+    }
+
+    /// The cluster's id. Fails when no broker answers within five seconds.
+    pub async fn cluster_id(&self) -> Result<String, KafkaError> {
+        const WHAT: &str = "read the kafka cluster id";
+        let admin = Arc::clone(&self.admin);
+        // The first question also opens the connection; its failure carries the reason, fetch_cluster_id's does not.
+        let id = blocking(WHAT, move || {
+            admin.inner().fetch_metadata(None, METADATA_DEADLINE)?;
+            Ok(admin.inner().fetch_cluster_id(METADATA_DEADLINE))
+        })
+        .await?;
+        id.ok_or_else(|| KafkaError { what: WHAT, text: "no broker named it".to_owned(), class: "unreachable" })
+    }
+
+    /// Asks for one topic, never creating it. Fails when no broker answers.
+    pub async fn describe(&self, topic: Arc<str>) -> Result<TopicState, KafkaError> {
+        const WHAT: &str = "read a topic's metadata";
+        let (admin, name) = (Arc::clone(&self.admin), Arc::clone(&topic));
+        let state = blocking(WHAT, move || {
+            let metadata = admin.inner().fetch_metadata(Some(&name), METADATA_DEADLINE)?;
+            let Some(found) = metadata.topics().iter().find(|t| t.name() == &*name) else {
+                return Ok(Err(Code::UnknownTopicOrPartition));
+            };
+            Ok(match found.error().map(Code::from) {
+                None if found.partitions().is_empty() => Err(Code::UnknownTopicOrPartition),
+                // The topic is there; who leads it is librdkafka's business.
+                None | Some(Code::LeaderNotAvailable) => Ok(found.partitions().len() as i32),
+                Some(code) => Err(code),
+            })
+        })
+        .await?;
+        Ok(match state {
+            Ok(partitions) => {
+                TopicState::Ready { partitions, max_message_bytes: self.max_message_bytes(&topic).await }
+            }
+            Err(code) => TopicState::Sick(classify::refusal(code)),
+        })
+    }
+
+    /// A login may well not be allowed to read it; then the broker is the judge.
+    async fn max_message_bytes(&self, topic: &str) -> Option<usize> {
+        let options = AdminOptions::new().request_timeout(Some(METADATA_DEADLINE));
+        let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
+        let resource = answer.ok()?.into_iter().next()?.ok()?;
+        resource.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    question: impl FnOnce() -> Result<T, RdKafkaError> + Send + 'static,
+) -> Result<T, KafkaError> {
+    match tokio::task::spawn_blocking(question).await {
+        Ok(answer) => answer.map_err(|error| classify::request_error(what, &error)),
+        Err(error) => Err(KafkaError { what, text: error.to_string(), class: "other" }),
+    }
+}
