@@ -1,1 +1,2 @@
 //! The relay from a Postgres outbox table to Kafka.
+pub mod config;
