@@ -1,2 +1,3 @@
 //! The relay from a Postgres outbox table to Kafka.
 pub mod config;
+pub mod metrics;
