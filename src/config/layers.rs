@@ -27,17 +27,19 @@ impl Source for Layer {
     }
 }
 
-/// The value of every key that has one, after all layers. `file` is the file's name and text.
+/// The value of every key that has one, after all layers, or `None` if the file is no TOML: what is missing is then
+/// unknown. `file` is the file's name and text.
 pub(super) fn merge(
     file: Option<(&str, &str)>,
     environment: impl Iterator<Item = (String, String)>,
     problems: &mut Vec<String>,
-) -> BTreeMap<String, Value> {
-    let mut below = match file {
+) -> Option<BTreeMap<String, Value>> {
+    let below = match file {
         Some((name, text)) => from_file(name, text, problems),
-        None => Layer::default(),
+        None => Some(Layer::default()),
     };
     let (mut plain, above) = from_environment(environment, problems);
+    let mut below = below?;
     // A layer that names the database in one way replaces the other way of the layers below it.
     for pair in ["postgres.url", "postgres.url_file"] {
         if above.0.contains_key(pair) {
@@ -56,10 +58,10 @@ pub(super) fn merge(
         .build()
         .and_then(|merged| merged.collect());
     match merged {
-        Ok(sections) => flatten(sections),
+        Ok(sections) => Some(flatten(sections)),
         Err(error) => {
             problems.push(error.to_string());
-            BTreeMap::new()
+            None
         }
     }
 }
@@ -79,26 +81,35 @@ fn defaults() -> Layer {
     )
 }
 
-fn from_file(name: &str, text: &str, problems: &mut Vec<String>) -> Layer {
+fn from_file(name: &str, text: &str, problems: &mut Vec<String>) -> Option<Layer> {
     let parsed = config::Config::builder().add_source(config::File::from_str(text, FileFormat::Toml)).build();
     let sections = match parsed.and_then(|parsed| parsed.collect()) {
         Ok(sections) => sections,
         Err(error) => {
             problems.push(format!("{name}: {}", without_source_lines(&error.to_string())));
-            return Layer::default();
+            return None;
         }
     };
     let origin = name.to_owned();
     let mut layer = Layer::default();
     // The parser's maps have no order; problems are listed by name.
     for (section, value) in sections.into_iter().collect::<BTreeMap<_, _>>() {
-        let ValueKind::Table(settings) = value.kind else {
-            problems.push(unknown(name, &section));
-            continue;
+        let known = KEYS.iter().any(|key| key.name.split('.').next() == Some(section.as_str()));
+        let settings = match value.kind {
+            ValueKind::Table(settings) if known || !settings.is_empty() => settings,
+            ValueKind::Table(_) => {
+                problems.push(unknown(name, &section));
+                continue;
+            }
+            _ if known => {
+                problems.push(format!("{name}: {section} must be a section [{section}]"));
+                continue;
+            }
+            _ => {
+                problems.push(unknown(name, &section));
+                continue;
+            }
         };
-        if settings.is_empty() && !KEYS.iter().any(|key| key.name.starts_with(&format!("{section}."))) {
-            problems.push(unknown(name, &section));
-        }
         for (setting, value) in settings.into_iter().collect::<BTreeMap<_, _>>() {
             let key = format!("{section}.{setting}");
             match value.kind {
@@ -114,7 +125,7 @@ fn from_file(name: &str, text: &str, problems: &mut Vec<String>) -> Layer {
             }
         }
     }
-    layer
+    Some(layer)
 }
 
 /// Property names contain dots, and TOML reads an unquoted `sasl.username = …` as nested tables: joins them again.

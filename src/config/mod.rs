@@ -187,6 +187,14 @@ impl Config {
 }
 
 impl PostgresConfig {
+    /// For tests and the demo, which know their URL.
+    pub fn from_url(url: &str) -> Result<PostgresConfig, ConfigError> {
+        match postgres_url::parse(url) {
+            Ok(url) => Ok(PostgresConfig { hosts: url.hosts, file: None }),
+            Err(problems) => Err(ConfigError { problems }),
+        }
+    }
+
     /// One URL per host, in the order given; the writable host is the one to stay on.
     pub fn host_urls(&self) -> Vec<Secret> {
         self.hosts.clone()
@@ -218,10 +226,10 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The process's environment; what is not UTF-8 cannot be a setting of ours.
+/// The process's environment. What is not UTF-8 is replaced, so that it is refused or fails instead of being ignored.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 #[cfg(test)]

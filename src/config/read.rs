@@ -59,7 +59,10 @@ impl<'a> Reader<'a> {
                 .ok_or("is not a size: write bytes, or a number and KiB, MiB or GiB".to_owned())?;
             within(value, &range, |value| format_bytes(*value))
         };
-        self.scalar(key, parse, |value| quote(&format_bytes(*value)))
+        self.scalar(key, parse, |value| {
+            let text = format_bytes(*value);
+            if text.ends_with('B') { quote(&text) } else { text }
+        })
     }
 
     /// Yes or no.
@@ -228,7 +231,7 @@ fn within<T: PartialOrd>(
     Err(format!("must be between {} and {}", show(range.start()), show(range.end())))
 }
 
-const UNITS: [(&str, u32); 4] = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
+const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 fn parse_bytes(text: &str) -> Option<usize> {
     let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
@@ -238,7 +241,7 @@ fn parse_bytes(text: &str) -> Option<usize> {
 
 fn format_bytes(bytes: usize) -> String {
     let fits = |(_, shift): &&(&str, u32)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
-    let (unit, shift) = UNITS.iter().find(fits).unwrap_or(&("B", 0));
+    let (unit, shift) = UNITS.iter().find(fits).unwrap_or(&("", 0));
     format!("{}{unit}", bytes >> shift)
 }
 
@@ -272,8 +275,8 @@ mod tests {
         check("1048576", Some(1 << 20), "1MiB");
         check("8 MiB", Some(8 << 20), "8MiB");
         check("1GiB", Some(1 << 30), "1GiB");
-        check("1500B", Some(1500), "1500B");
-        check("0", Some(0), "0B");
+        check("1500", Some(1500), "1500");
+        check("0", Some(0), "0");
         check("8MB", None, "");
         check("-1", None, "");
         check("99999999999999GiB", None, "");

@@ -19,13 +19,18 @@ pub(super) fn load(
     let default = Path::new(DEFAULT_FILE);
     let path = path.or_else(|| default.exists().then_some(default));
     let name = path.map(|path| path.display().to_string()).unwrap_or_default();
-    let text = path.and_then(|path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| problems.push(format!("{name}: cannot be read: {error}")))
-            .ok()
-    });
+    let text = match path.map(std::fs::read_to_string) {
+        Some(Err(error)) => {
+            problems.push(format!("{name}: cannot be read: {error}"));
+            return Err(ConfigError { problems });
+        }
+        Some(Ok(text)) => Some(text),
+        None => None,
+    };
     let file = text.as_deref().map(|text| (name.as_str(), text));
-    let values = layers::merge(file, environment, &mut problems);
+    let Some(values) = layers::merge(file, environment, &mut problems) else {
+        return Err(ConfigError { problems });
+    };
     let mut reader = Reader::new(values, &mut problems);
     let mut config = Config {
         postgres: postgres(&mut reader),
