@@ -1,14 +1,14 @@
 //! Logging: to stderr, as text for people or JSON for collectors, filtered by level and target.
 //! Libraries are kept short: what they repeat during an outage is in the metrics, and the relay says it once itself.
 
-use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -24,9 +24,16 @@ const CHATTER_PERIOD: Duration = Duration::from_secs(10);
 
 /// Starts logging for the process. Fails if something else has already done so.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
-    let stderr = std::io::stderr;
-    let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let format = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let colour =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    subscriber(config, colour, io::stderr).try_init().context("start logging")
+}
+
+fn subscriber<W>(config: &LogConfig, colour: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let format = tracing_subscriber::fmt::layer().with_writer(writer);
     let format = match config.format {
         LogFormat::Text => format.with_ansi(colour).boxed(),
         LogFormat::Json => format.json().flatten_event(true).with_span_list(false).boxed(),
@@ -36,8 +43,6 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         .with(targets(&config.level))
         .with(format)
         .with(Chatter::default())
-        .try_init()
-        .context("start logging")
 }
 
 /// The levels asked for, with libraries at warnings where they are not named.
@@ -81,9 +86,62 @@ impl<S: Subscriber> Layer<S> for Chatter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tracing::Level;
 
     use super::*;
+
+    /// The lines that `events` writes under a format and level.
+    fn lines(format: LogFormat, level: &str, events: impl FnOnce()) -> Vec<String> {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let config = LogConfig { format, level: level.parse().expect("a level") };
+        let writer = Arc::clone(&written);
+        tracing::subscriber::with_default(
+            subscriber(&config, false, move || Shared(Arc::clone(&writer))),
+            events,
+        );
+        let text = String::from_utf8(written.lock().expect("no panic").clone()).expect("UTF-8");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_has_its_fields_at_the_top() {
+        let found = lines(LogFormat::Json, "info", || {
+            tracing::debug!("hidden");
+            tracing::info!(epoch = 7, "lease won");
+        });
+        assert_eq!(found.len(), 1, "{found:?}");
+        let line: serde_json::Value = serde_json::from_str(&found[0]).expect("JSON");
+        assert_eq!(
+            (&line["message"], &line["epoch"], &line["level"]),
+            (&"lease won".into(), &7.into(), &"INFO".into())
+        );
+    }
+
+    #[test]
+    fn only_librdkafka_is_cut_short() {
+        let found = lines(LogFormat::Text, "info", || {
+            for line in 0..50 {
+                tracing::error!(target: "librdkafka", line, "broker is down");
+                tracing::info!(line, "state changed");
+            }
+        });
+        let count = |part: &str| found.iter().filter(|line| line.contains(part)).count();
+        assert_eq!((count("broker is down"), count("state changed")), (CHATTER_LINES as usize, 50));
+    }
 
     #[track_caller]
     fn check(level: &str, target: &str, shown: Level, hidden: Level) {

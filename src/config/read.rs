@@ -125,7 +125,9 @@ impl<'a> Reader<'a> {
         };
         for item in &items {
             if let Err(reason) = check(item) {
-                self.problem(key, format!("{key} ({origin}): {} {reason}", quote(item)));
+                // Somebody may have written user:password@host, as in other URLs.
+                let shown = if item.contains('@') { "***" } else { item };
+                self.problem(key, format!("{key} ({origin}): {} {reason}", quote(shown)));
             }
         }
         let value = format!("[{}]", items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", "));

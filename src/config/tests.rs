@@ -141,8 +141,8 @@ fn rules_about_one_key() {
     check("[lease]\nttl = '1s'\n[relay]\npoll_max = '500ms'", &[], &["a third"]);
     check(
         "",
-        &[("OUTBOX_RELAY__KAFKA__BROKERS", "k1:9092,k2:port,@")],
-        &["\"k2:port\" is not host:port", "\"@\" is not"],
+        &[("OUTBOX_RELAY__KAFKA__BROKERS", "k1:9092,k2:port,u:hunter2@k3:9092")],
+        &["\"k2:port\" is not host:port", "\"***\" is not"],
     );
     check(
         "",
