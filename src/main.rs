@@ -1,2 +1,62 @@
-//! The command line of outbox-relay.
-fn main() {}
+//! The binary: arguments, configuration, logging, runtime, then one match on the command.
+//! A bad configuration ends with exit code 2 before any socket is opened.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use outbox_relay::cli::{Cli, Command, ConfigCommand};
+use outbox_relay::config::{self, Config, ConfigError, LogConfig, LogFormat};
+use outbox_relay::ops::{self, print};
+use outbox_relay::{daemon, demo, telemetry};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+fn main() -> ExitCode {
+    match execute(Cli::from_arguments()) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody is left to tell if stderr is closed; the exit code still says it.
+            let _ = writeln!(io::stderr(), "outbox-relay: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
+    let file = cli.config.as_deref();
+    match cli.command {
+        Command::Run => {
+            let config = Config::load(file, config::environment())?;
+            telemetry::start(&config.log)?;
+            block_on(daemon::run(config)).or_else(|error| {
+                tracing::error!(error = format!("{error:#}"), "relay ended");
+                Ok(ExitCode::FAILURE)
+            })
+        }
+        Command::Demo(options) => {
+            // The demo has a screen of its own; only what went wrong may interrupt it.
+            let level = Targets::new().with_default(LevelFilter::WARN);
+            telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
+            block_on(demo::run(options))
+        }
+        Command::Migrate(options) => {
+            let config = Config::load_without_kafka(file, config::environment())?;
+            telemetry::start(&config.log)?;
+            block_on(ops::migrate::run(config, options))
+        }
+        Command::Config(command) => {
+            let config = Config::load(file, config::environment())?;
+            print::data(&match command {
+                ConfigCommand::Show => config.show(),
+                ConfigCommand::Validate => "the configuration is valid\n".to_owned(),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("start the runtime")?.block_on(command)
+}

@@ -1,0 +1,190 @@
+//! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
+
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  outbox-relay demo                           watch it work; needs only a Postgres installation
+  outbox-relay migrate                        create the schema `outbox` in your database
+  outbox-relay run                            relay, until SIGTERM or SIGINT
+  outbox-relay config show                    every setting, its value and where it came from
+
+Environment:
+  DATABASE_URL                                postgres://user:password@host/database
+  KAFKA_BROKERS                               host:9092,host:9092
+  OUTBOX_RELAY__SECTION__KEY                  any setting, such as OUTBOX_RELAY__RELAY__POLL_MIN=5ms
+  OUTBOX_RELAY_CONFIG                         the same as --config
+  OUTBOX_RELAY__… wins over DATABASE_URL and KAFKA_BROKERS, these win over the file. Empty counts as not set.
+
+Exit codes:
+  0  done    1  failed    2  bad configuration or usage, nothing was connected";
+
+/// Publishes the rows of a Postgres outbox table to Kafka.
+///
+/// Services write business rows and outbox rows in one transaction; outbox-relay sends every committed outbox row to
+/// Kafka, in order per key, and nothing that was rolled back. Start as many as you like: one leads, the others stand by.
+///
+/// `run` needs DATABASE_URL and KAFKA_BROKERS, or a file with [postgres] url and [kafka] brokers.
+#[derive(Debug, Parser)]
+#[command(name = "outbox-relay", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration file (TOML) [default: outbox-relay.toml in the working directory, if there is one]
+    #[arg(long, global = true, value_name = "FILE", env = "OUTBOX_RELAY_CONFIG", hide_env = true, value_parser = path_or_empty())]
+    pub config: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The process's arguments; on a mistake says so and ends with exit code 2. An empty variable counts as not set.
+    pub fn from_arguments() -> Cli {
+        let mut cli = Cli::parse();
+        let not_empty = |path: &PathBuf| !path.as_os_str().is_empty();
+        cli.config = cli.config.filter(not_empty);
+        if let Command::Demo(options) = &mut cli.command {
+            options.database_url.take_if(|text| text.is_empty());
+            options.kafka_brokers.take_if(|text| text.is_empty());
+            options.kafka_jars.take_if(|path| path.as_os_str().is_empty());
+        }
+        cli
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Relay committed rows to Kafka until told to stop
+    ///
+    /// Starts with Postgres or Kafka down and waits for them, saying so. On SIGTERM or SIGINT it reads nothing new,
+    /// settles what Kafka confirms within relay.drain_timeout, hands the lease over and exits with 0.
+    Run,
+    /// Show the whole thing at work, break it half-way, and audit the result
+    ///
+    /// A little order service writes to a private Postgres, two relays publish, the leading one is killed, a consumer
+    /// reads the topic. Ends by itself or on Ctrl-C with an audit. Exit code 0 only if nothing was lost, nothing rolled
+    /// back appeared and order held.
+    Demo(DemoOptions),
+    /// Create or upgrade the schema `outbox`
+    ///
+    /// Repeatable, and safe when two start at once. Touches nothing outside the schema `outbox`.
+    Migrate(MigrateOptions),
+    /// Look at the configuration without connecting to anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// clap's own parser of paths refuses an empty text, and with it an empty variable.
+fn path_or_empty() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// What the demo uses and for how long.
+#[derive(Debug, Clone, Args)]
+pub struct DemoOptions {
+    /// Server for a database of the demo's own, which it drops again [default: a private Postgres]
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Kafka to publish to [default: --kafka-jars, else librdkafka's in-process mock cluster]
+    #[arg(long, value_name = "HOST:PORT,…", env = "KAFKA_BROKERS")]
+    pub kafka_brokers: Option<String>,
+    /// Directory with Apache Kafka's jars, from which a private broker is started; needs Java
+    #[arg(long, value_name = "DIR", env = "OUTBOX_RELAY_KAFKA_JARS", value_parser = path_or_empty())]
+    pub kafka_jars: Option<PathBuf>,
+    /// How long orders are written at most
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    pub seconds: u64,
+    /// How many orders are written at most
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub orders: u64,
+    /// Print a line now and then instead of the live view
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// What to do with the schema.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateOptions {
+    /// Print the SQL instead of running it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// List the migrations and whether they are applied
+    #[arg(long, conflicts_with_all = ["dry_run", "down", "rebase", "yes"])]
+    pub status: bool,
+    /// Remove the schema `outbox` with everything in it
+    #[arg(long, conflicts_with = "rebase")]
+    pub down: bool,
+    /// Accept this database or Kafka cluster as a new home, after a copy or restore
+    ///
+    /// The relay stops when the database or the Kafka cluster is another one than before: a copy of production must not
+    /// publish production's backlog elsewhere. This says that the difference is intended.
+    #[arg(long)]
+    pub rebase: bool,
+    /// With --rebase: what becomes of the rows that were not yet published
+    #[arg(long, value_enum, value_name = "WHAT", requires = "rebase")]
+    pub pending: Option<Pending>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// The unpublished rows of a rebased database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pending {
+    /// Send them to the Kafka that is configured now
+    Publish,
+    /// Count them as dealt with
+    Skip,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the effective settings as TOML, secrets redacted, each with where it came from
+    Show,
+    /// List everything that is wrong; exit code 2 if anything is
+    Validate,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(arguments: &str, accepted: bool) {
+        let parsed = Cli::try_parse_from(["outbox-relay"].into_iter().chain(arguments.split(' ')));
+        assert_eq!(parsed.is_ok(), accepted, "{arguments}: {parsed:?}");
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        Cli::command().debug_assert();
+        check("run", true);
+        check("run --config relay.toml", true);
+        check("--config relay.toml config show", true);
+        check("config validate", true);
+        check("demo --kafka-jars target/jars --seconds 5 --plain", true);
+        check("demo --seconds 0", false);
+        check("migrate --dry-run --down", true);
+        check("migrate --rebase --pending skip --yes", true);
+        check("migrate --pending skip", false);
+        check("migrate --rebase --pending maybe", false);
+        check("migrate --status --down", false);
+        check("migrate --down --rebase", false);
+        check("sprint", false);
+    }
+
+    #[test]
+    fn help_says_first_what_the_tool_is() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.starts_with("Publishes the rows of a Postgres outbox table to Kafka"), "{help}");
+        for part in ["DATABASE_URL", "Exit codes", "outbox-relay demo"] {
+            assert!(help.contains(part), "{part} is missing in\n{help}");
+        }
+    }
+}

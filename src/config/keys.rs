@@ -1,0 +1,210 @@
+//! Every configuration key: its name, its default and what it means. README's table is tested against this one.
+//! Adding a key here is half of the work; the other half is the line in `mod.rs` that reads it into its struct.
+
+/// One configuration key as users know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// `section.key`, as in the file; `OUTBOX_RELAY__SECTION__KEY` in the environment.
+    pub name: &'static str,
+    /// The default as one would write it; empty where there is none.
+    pub default: &'static str,
+    /// Meaning, unit and bounds in one sentence.
+    pub meaning: &'static str,
+}
+
+/// All keys, in the order in which `config show` and README list them.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "postgres.url",
+        // No default: guessing a database would publish somebody else's outbox.
+        default: "",
+        meaning: "Where the outbox is, as postgres://user:password@host1:5432,host2/database?sslmode=verify-full; of several hosts the writable one wins.",
+    },
+    Key {
+        name: "postgres.url_file",
+        default: "",
+        meaning: "A file that holds the URL instead, for mounted secrets; it is read again on every reconnect.",
+    },
+    Key {
+        name: "kafka.brokers",
+        // No default either, for the same reason.
+        default: "",
+        meaning: "Bootstrap brokers as host:port, a list or one text with commas.",
+    },
+    Key {
+        name: "kafka.unsafe",
+        // Empty: whoever gives up a promise has to write down which property does it.
+        default: "[]",
+        meaning: "Names of properties in [kafka.properties] that break a promise and are wanted nevertheless.",
+    },
+    Key {
+        name: "kafka.properties",
+        default: "{}",
+        meaning: "librdkafka properties such as security.protocol or compression.type; in the environment one text \"name=value;name=value\".",
+    },
+    Key {
+        name: "kafka.header_event_id",
+        default: "event-id",
+        meaning: "Name of the header that carries the event id, on which consumers deduplicate.",
+    },
+    Key {
+        name: "kafka.header_seq",
+        default: "outbox-seq",
+        meaning: "Name of the header that carries the id of the outbox row.",
+    },
+    Key {
+        name: "kafka.header_epoch",
+        // Off: only tests and forensics need to know which leader sent a record.
+        default: "off",
+        meaning: "Name of a header that carries the epoch of the sending leader; off adds none.",
+    },
+    Key {
+        name: "relay.poll_min",
+        // Half of it is the mean wait of a row that arrives alone; a poll that finds nothing new touches two buffers.
+        default: "5ms",
+        meaning: "Pause between polls while rows flow.",
+    },
+    Key {
+        name: "relay.poll_max",
+        // Twenty polls a second keep an idle relay far below 1 % of a core and cost the first row after a quiet time 25 ms.
+        default: "50ms",
+        meaning: "Pause between polls that a quiet outbox backs off to.",
+    },
+    Key {
+        name: "relay.page_rows",
+        // Beyond this the cost per row no longer falls, and a page still passes in about 10 ms.
+        default: "5000",
+        meaning: "Rows that one poll returns at most.",
+    },
+    Key {
+        name: "relay.page_bytes",
+        // 5,000 rows of 1.6 KiB; larger rows make shorter pages.
+        default: "8MiB",
+        meaning: "Bytes of key, payload and headers that one poll returns at most; at least one row comes.",
+    },
+    Key {
+        name: "relay.window_rows",
+        // Ten full pages: reading and settling never wait for each other, and a crash repeats no more than this.
+        default: "50000",
+        meaning: "Rows handed to Kafka and not yet settled at most; what a crash may repeat.",
+    },
+    Key {
+        name: "relay.window_bytes",
+        // Every row is held twice (ours and librdkafka's copy), so this is 48 MiB of the 120 MB that the relay may use.
+        default: "24MiB",
+        meaning: "Bytes handed to Kafka and not yet settled at most; memory use is about twice that.",
+    },
+    Key {
+        name: "relay.max_row_bytes",
+        // Kafka's brokers take 1 MiB a batch unless told otherwise.
+        default: "1MiB",
+        meaning: "A row above this is not sent but judged: it is the row's own fault.",
+    },
+    Key {
+        name: "relay.drain_timeout",
+        // Ten seconds below Kubernetes' default grace period of 30 s.
+        default: "20s",
+        meaning: "How long a stop waits for the window to be confirmed and settled.",
+    },
+    Key {
+        name: "relay.durable_marks",
+        // Off: losing marks repeats up to a second of records after a crash of Postgres, and never loses one.
+        default: "false",
+        meaning: "Whether every settlement waits until Postgres has it on disk.",
+    },
+    Key {
+        name: "lease.ttl",
+        // The beat comes every third of it; shorter takes over faster but mistakes a slow disk for a dead leader.
+        default: "5s",
+        meaning: "How long the leader's beat may stand still before a standby takes over.",
+    },
+    Key {
+        name: "retry.base",
+        default: "1s",
+        meaning: "Longest wait before the first repetition of a rejected row; it doubles with each one.",
+    },
+    Key {
+        name: "retry.max",
+        // Whoever repairs a topic's settings should see the row move within a coffee break.
+        default: "5m",
+        meaning: "Longest wait between repetitions.",
+    },
+    Key {
+        name: "retry.deferred_max",
+        // About 400 MB of copies at 1 kB a row; a number that a table serves without tuning.
+        default: "400000",
+        meaning: "Deferred rows (retrying or waiting behind one) at most; at this number reading stops until some leave.",
+    },
+    Key { name: "http.listen", default: "0.0.0.0:9464", meaning: "Address of /metrics, /livez and /readyz." },
+    Key {
+        name: "log.format",
+        default: "text",
+        meaning: "text for people, json for log collectors; both go to stderr.",
+    },
+    Key {
+        name: "log.level",
+        default: "info",
+        meaning: "error, warn, info, debug or trace, also per target as in \"info,outbox_relay=debug\".",
+    },
+];
+
+/// The key of this name, if there is one.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// What a misspelt name probably meant: the same word in another section, or a name at most three edits away.
+pub fn suggest(name: &str) -> Option<&'static str> {
+    let word = name.rsplit('.').next().unwrap_or(name);
+    let names = || KEYS.iter().map(|key| key.name);
+    names()
+        .find(|known| known.rsplit('.').next() == Some(word))
+        .or_else(|| names().min_by_key(|known| edits(name, known)).filter(|known| edits(name, known) <= 3))
+}
+
+/// Levenshtein distance in bytes; key names are ASCII.
+fn edits(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, meant: Option<&str>) {
+        assert_eq!(suggest(name), meant, "{name}");
+    }
+
+    #[test]
+    fn misspelt_keys_find_their_neighbour() {
+        check("relay.page_row", Some("relay.page_rows"));
+        check("relay.pol_min", Some("relay.poll_min"));
+        check("relay.ttl", Some("lease.ttl"));
+        check("kafka.broker", Some("kafka.brokers"));
+        check("brokers", Some("kafka.brokers"));
+        check("vacuum.cost", None);
+    }
+
+    #[test]
+    fn every_key_is_explained_once() {
+        for (at, key) in KEYS.iter().enumerate() {
+            assert!(key.meaning.ends_with('.') && key.name.contains('.'), "{}", key.name);
+            assert!(
+                KEYS[at + 1..].iter().all(|other| other.name != key.name),
+                "{} is listed twice",
+                key.name
+            );
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Every metric the relay exports: its name, its labels, its help, and typed handles to count with.
+//! No other file names a metric. Nothing here is updated per message: callers add up a batch and add it once.
+//! Series stand at zero before the first message, and label values are bounded: a [`TopicMetrics`] has all series of
+//! its topic from first sight, and beyond [`TOPICS_MAX`] topics the rest shares one.
+
+mod labels;
+mod series;
+mod topic;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+};
+use prometheus::{Opts, Registry, TextEncoder};
+
+pub use labels::{
+    AttemptResult, BacklogState, DeferReason, Dependency, KafkaErrorClass, Label, Operation, Outcome,
+    RedeliveryCause, StopCause,
+};
+pub use series::{Kind, SERIES, Series};
+pub use topic::TopicMetrics;
+
+/// Topics with series of their own; 200 topics are about 7,500 lines of text, which Prometheus reads without effort.
+pub const TOPICS_MAX: usize = 200;
+/// The topic label that all further topics share.
+pub const OTHER_TOPIC: &str = "__other__";
+
+/// The relay's metrics, with a registry of their own. One per process, shared by reference.
+pub struct Metrics {
+    registry: Registry,
+    topics: Mutex<Topics>,
+    vectors: topic::Vectors,
+    kafka_errors: Labelled<KafkaErrorClass, IntCounter>,
+    database_errors: Labelled<Operation, IntCounter>,
+    database_seconds: Labelled<Operation, Histogram>,
+    backlog: Labelled<BacklogState, Gauge>,
+    reading_stopped: Labelled<StopCause, Gauge>,
+    dependency_up: Labelled<Dependency, Gauge>,
+    build_info: GaugeVec,
+    config_info: GaugeVec,
+    /// A statement found that another leader had taken over, so it changed nothing.
+    pub fencing_rejections: IntCounter,
+    /// This process became the leader.
+    pub leader_transitions: IntCounter,
+    /// A producer ended and its spare took its place.
+    pub producer_replaced: IntCounter,
+    /// When the last record was confirmed, in Unix seconds.
+    pub last_delivery_timestamp: Gauge,
+    /// Keys whose rows wait.
+    pub blocked_keys: Gauge,
+    /// `retry.deferred_max`.
+    pub deferred_limit: Gauge,
+    /// 1 while this process leads.
+    pub leader: Gauge,
+    /// The epoch of our lease, or the last one seen.
+    pub lease_epoch: Gauge,
+    /// Until when the leader trusts its lease, in Unix seconds; 0 on a standby.
+    pub lease_expiry_timestamp: Gauge,
+    /// Rows handed to Kafka and not yet settled.
+    pub in_flight_messages: Gauge,
+    /// Their bytes.
+    pub in_flight_bytes: Gauge,
+    /// Properties in `kafka.unsafe`.
+    pub unsafe_settings: Gauge,
+    /// From handing over a batch to its last report.
+    pub publish_seconds: Histogram,
+    /// Rows of a settled batch.
+    pub batch_messages: Histogram,
+}
+
+#[derive(Default)]
+struct Topics {
+    known: HashMap<String, Arc<TopicMetrics>>,
+    other: Option<Arc<TopicMetrics>>,
+}
+
+/// The children of a one-label vector, by label value, resolved once.
+pub(crate) struct Labelled<L, T> {
+    children: Vec<T>,
+    label: std::marker::PhantomData<L>,
+}
+
+impl<L: Label, T> Labelled<L, T> {
+    pub(crate) fn new(child: impl Fn(&'static str) -> T) -> Self {
+        Labelled {
+            children: L::ALL.iter().map(|label| child(label.as_str())).collect(),
+            label: std::marker::PhantomData,
+        }
+    }
+
+    pub(crate) fn of(&self, label: L) -> &T {
+        &self.children[label.index()]
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All series of the process at zero; those of topics follow on first sight.
+    pub fn new() -> Metrics {
+        let build = Builder { registry: Registry::new() };
+        build.register(ProcessCollector::for_self());
+        let kafka_errors = build.counters("outbox_kafka_errors_total");
+        let database_errors = build.counters("outbox_database_errors_total");
+        let database_seconds = build.histograms("outbox_database_seconds");
+        let backlog = build.gauges("outbox_backlog_messages");
+        let reading_stopped = build.gauges("outbox_reading_stopped");
+        let dependency_up = build.gauges("outbox_dependency_up");
+        let metrics = Metrics {
+            topics: Mutex::default(),
+            vectors: topic::Vectors::new(&build),
+            kafka_errors: Labelled::new(|label| kafka_errors.with_label_values(&[label])),
+            database_errors: Labelled::new(|label| database_errors.with_label_values(&[label])),
+            database_seconds: Labelled::new(|label| database_seconds.with_label_values(&[label])),
+            backlog: Labelled::new(|label| backlog.with_label_values(&[label])),
+            reading_stopped: Labelled::new(|label| reading_stopped.with_label_values(&[label])),
+            dependency_up: Labelled::new(|label| dependency_up.with_label_values(&[label])),
+            build_info: build.gauges("outbox_build_info"),
+            config_info: build.gauges("outbox_config_info"),
+            fencing_rejections: build.counter("outbox_fencing_rejections_total"),
+            leader_transitions: build.counter("outbox_leader_transitions_total"),
+            producer_replaced: build.counter("outbox_producer_replaced_total"),
+            last_delivery_timestamp: build.gauge("outbox_last_delivery_timestamp_seconds"),
+            blocked_keys: build.gauge("outbox_blocked_keys"),
+            deferred_limit: build.gauge("outbox_deferred_limit"),
+            leader: build.gauge("outbox_leader"),
+            lease_epoch: build.gauge("outbox_lease_epoch"),
+            lease_expiry_timestamp: build.gauge("outbox_lease_expiry_timestamp_seconds"),
+            in_flight_messages: build.gauge("outbox_in_flight_messages"),
+            in_flight_bytes: build.gauge("outbox_in_flight_bytes"),
+            unsafe_settings: build.gauge("outbox_unsafe_settings"),
+            publish_seconds: build.histogram("outbox_publish_seconds"),
+            batch_messages: build.histogram("outbox_batch_messages"),
+            registry: build.registry,
+        };
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        metrics
+    }
+
+    /// The handles of a topic, to be kept by whoever counts for it. All its series exist from now on.
+    pub fn topic(&self, name: &str) -> Arc<TopicMetrics> {
+        let mut topics = self.topics();
+        if let Some(known) = topics.known.get(name) {
+            return Arc::clone(known);
+        }
+        if topics.known.len() >= TOPICS_MAX {
+            let other = topics.other.get_or_insert_with(|| Arc::new(self.vectors.topic(OTHER_TOPIC)));
+            return Arc::clone(other);
+        }
+        let new = Arc::new(self.vectors.topic(name));
+        topics.known.insert(name.to_owned(), Arc::clone(&new));
+        new
+    }
+
+    /// Sets the age of what waits, for every topic seen so far. `unread` is topic and time of the first unread row,
+    /// `deferred` the oldest deferred row of each topic that has one; times are Unix seconds of `created_at`.
+    /// A topic without deferred rows gets the first unread row's time: it cannot have waited longer than that.
+    pub fn set_oldest_pending(&self, unread: Option<(&str, f64)>, deferred: &BTreeMap<String, f64>) {
+        for topic in deferred.keys().map(String::as_str).chain(unread.map(|(topic, _)| topic)) {
+            self.topic(topic);
+        }
+        let unread = unread.map(|(_, time)| time);
+        let oldest =
+            |known: Option<f64>| known.into_iter().chain(unread).min_by(f64::total_cmp).unwrap_or(0.0);
+        let topics = self.topics();
+        for (name, topic) in &topics.known {
+            topic.oldest_pending.set(oldest(deferred.get(name).copied()));
+        }
+        if let Some(other) = &topics.other {
+            let unnamed = deferred.iter().filter(|(name, _)| !topics.known.contains_key(*name));
+            other.oldest_pending.set(oldest(unnamed.map(|(_, time)| *time).min_by(f64::total_cmp)));
+        }
+    }
+
+    /// Counts one error that Kafka or librdkafka reported.
+    pub fn kafka_error(&self, class: KafkaErrorClass) {
+        self.kafka_errors.of(class).inc();
+    }
+
+    /// Counts one failed database operation.
+    pub fn database_error(&self, operation: Operation) {
+        self.database_errors.of(operation).inc();
+    }
+
+    /// Notes how long a database operation took, in seconds.
+    pub fn database_seconds(&self, operation: Operation, seconds: f64) {
+        self.database_seconds.of(operation).observe(seconds);
+    }
+
+    /// Sets the number of rows in a state.
+    pub fn set_backlog(&self, state: BacklogState, rows: u64) {
+        self.backlog.of(state).set(rows as f64);
+    }
+
+    /// Says whether reading stands still for this cause.
+    pub fn set_reading_stopped(&self, cause: StopCause, stopped: bool) {
+        self.reading_stopped.of(cause).set(f64::from(u8::from(stopped)));
+    }
+
+    /// Says whether the last call to this dependency succeeded.
+    pub fn set_dependency_up(&self, dependency: Dependency, up: bool) {
+        self.dependency_up.of(dependency).set(f64::from(u8::from(up)));
+    }
+
+    /// Publishes the configuration's fingerprint, so that replicas with different settings stand out.
+    pub fn set_config(&self, digest: &str) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[digest]).set(1.0);
+    }
+
+    /// All series in Prometheus' text format.
+    pub fn gather_text(&self) -> String {
+        let mut text = Vec::new();
+        let families = self.registry.gather();
+        TextEncoder::new()
+            .encode(&families, &mut text)
+            .expect("names were checked at registration, and memory takes it");
+        String::from_utf8(text).expect("names, labels and numbers are UTF-8")
+    }
+
+    fn topics(&self) -> MutexGuard<'_, Topics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes and registers metrics from their line in [`SERIES`].
+struct Builder {
+    registry: Registry,
+}
+
+const CHECKED: &str = "a test registers every line of SERIES";
+
+impl Builder {
+    fn register(&self, collector: impl prometheus::core::Collector + 'static) {
+        self.registry.register(Box::new(collector)).expect(CHECKED);
+    }
+
+    fn vector<V: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        name: &str,
+        make: impl Fn(Opts, &Series) -> prometheus::Result<V>,
+    ) -> V {
+        let line = series::find(name);
+        let vector = make(Opts::new(name, line.help), line).expect(CHECKED);
+        self.register(vector.clone());
+        vector
+    }
+
+    fn counters(&self, name: &str) -> IntCounterVec {
+        self.vector(name, |opts, line| IntCounterVec::new(opts, line.labels))
+    }
+
+    fn gauges(&self, name: &str) -> GaugeVec {
+        self.vector(name, |opts, line| GaugeVec::new(opts, line.labels))
+    }
+
+    fn histograms(&self, name: &str) -> HistogramVec {
+        self.vector(name, |opts, line| {
+            HistogramVec::new(HistogramOpts::from(opts).buckets(line.buckets.to_vec()), line.labels)
+        })
+    }
+
+    fn counter(&self, name: &str) -> IntCounter {
+        self.vector(name, |opts, _| IntCounter::with_opts(opts))
+    }
+
+    fn gauge(&self, name: &str) -> Gauge {
+        self.vector(name, |opts, _| Gauge::with_opts(opts))
+    }
+
+    fn histogram(&self, name: &str) -> Histogram {
+        self.vector(name, |opts, line| {
+            Histogram::with_opts(HistogramOpts::from(opts).buckets(line.buckets.to_vec()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, line: &str) {
+        assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+    }
+
+    #[test]
+    fn every_listed_series_exists_at_zero_and_no_other() {
+        let metrics = Metrics::new();
+        metrics.topic("orders");
+        metrics.set_config("abc");
+        let text = metrics.gather_text();
+        let found: Vec<(&str, &str)> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .filter(|(name, _)| name.starts_with("outbox_"))
+            .collect();
+        let mut listed: Vec<(&str, &str)> =
+            SERIES.iter().map(|line| (line.name, line.kind.as_str())).collect();
+        listed.sort_unstable();
+        assert_eq!(found, listed);
+        check(&text, r#"outbox_messages_total{outcome="dead_lettered",topic="orders"} 0"#);
+        check(&text, r#"outbox_delivery_seconds_bucket{topic="orders",le="0.015"} 0"#);
+        check(&text, r#"outbox_kafka_errors_total{class="throttled"} 0"#);
+        check(&text, r#"outbox_reading_stopped{cause="deferred_limit"} 0"#);
+        check(&text, concat!(r#"outbox_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#));
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn batches_are_added_up() {
+        let metrics = Metrics::new();
+        let orders = metrics.topic("orders");
+        orders.messages(Outcome::Delivered, 5);
+        metrics.topic("orders").messages(Outcome::Delivered, 2);
+        let latency = orders.local_delivery_seconds();
+        latency.observe(0.004);
+        latency.observe(0.02);
+        latency.flush();
+        metrics.database_seconds(Operation::Poll, 0.001);
+        let text = metrics.gather_text();
+        check(&text, r#"outbox_messages_total{outcome="delivered",topic="orders"} 7"#);
+        check(&text, r#"outbox_delivery_seconds_bucket{topic="orders",le="0.005"} 1"#);
+        check(&text, r#"outbox_delivery_seconds_count{topic="orders"} 2"#);
+        check(&text, r#"outbox_database_seconds_count{operation="poll"} 1"#);
+    }
+
+    #[test]
+    fn topics_beyond_the_cap_share_one_label() {
+        let metrics = Metrics::new();
+        for at in 0..TOPICS_MAX + 5 {
+            metrics.topic(&format!("topic-{at}")).read(1);
+        }
+        let text = metrics.gather_text();
+        check(&text, r#"outbox_read_messages_total{topic="topic-0"} 1"#);
+        check(&text, r#"outbox_read_messages_total{topic="__other__"} 5"#);
+    }
+
+    #[test]
+    fn the_oldest_pending_row_is_true_for_every_topic() {
+        let metrics = Metrics::new();
+        metrics.topic("quiet");
+        metrics.set_oldest_pending(Some(("orders", 50.0)), &BTreeMap::from([("sick".to_owned(), 20.0)]));
+        let text = metrics.gather_text();
+        check(&text, r#"outbox_oldest_pending_timestamp_seconds{topic="sick"} 20"#);
+        check(&text, r#"outbox_oldest_pending_timestamp_seconds{topic="orders"} 50"#);
+        check(&text, r#"outbox_oldest_pending_timestamp_seconds{topic="quiet"} 50"#);
+        metrics.set_oldest_pending(None, &BTreeMap::new());
+        check(&metrics.gather_text(), r#"outbox_oldest_pending_timestamp_seconds{topic="sick"} 0"#);
+    }
+}

@@ -1,0 +1,158 @@
+//! The list of all series: name, type, labels and help. README's metric table is tested against it.
+
+/// The type of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "Prometheus' own words")]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    /// As Prometheus writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "the fields are the columns of README's table")]
+pub struct Series {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+    /// Upper bounds of a histogram's buckets.
+    pub buckets: &'static [f64],
+}
+
+/// From a poll without work up to an outbox that waited an hour; 5 ms and 15 ms are the service levels of the bar.
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0, 900.0, 3600.0,
+];
+/// Single round trips; whatever takes longer than half a minute has failed.
+const CALL_SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const ROWS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0,
+];
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Series {
+    Series { name, kind: Kind::Counter, labels, help, buckets: &[] }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Series {
+    Series { name, kind: Kind::Gauge, labels, help, buckets: &[] }
+}
+
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    buckets: &'static [f64],
+    help: &'static str,
+) -> Series {
+    Series { name, kind: Kind::Histogram, labels, help, buckets }
+}
+
+/// All metrics of the relay; those of the process (`process_*`) come from the prometheus crate.
+pub const SERIES: &[Series] = &[
+    counter(
+        "outbox_read_messages_total",
+        &["topic"],
+        "Outbox rows read for the first time: what services produced.",
+    ),
+    counter(
+        "outbox_messages_total",
+        &["topic", "outcome"],
+        "Outbox rows that reached an outcome: delivered, dead_lettered, dropped, expired or discarded.",
+    ),
+    counter(
+        "outbox_attempts_total",
+        &["topic", "result"],
+        "Attempts to send a row: ack, rejected, throttled or unknown.",
+    ),
+    counter(
+        "outbox_redeliveries_total",
+        &["topic", "cause"],
+        "Rows sent again although they may have arrived: takeover, crash, producer_replaced, requeue or replay.",
+    ),
+    counter(
+        "outbox_deferred_total",
+        &["topic", "reason"],
+        "Rows passed over for now: retry, behind (an earlier row of the key waits) or scheduled.",
+    ),
+    counter(
+        "outbox_published_bytes_total",
+        &["topic"],
+        "Bytes of key, payload and headers that Kafka confirmed, uncompressed.",
+    ),
+    counter(
+        "outbox_fencing_rejections_total",
+        &[],
+        "Statements that changed nothing because another leader had taken over.",
+    ),
+    counter("outbox_leader_transitions_total", &[], "How often this process became the leader."),
+    counter(
+        "outbox_producer_replaced_total",
+        &[],
+        "Kafka producers that ended and were replaced by their spare.",
+    ),
+    counter(
+        "outbox_kafka_errors_total",
+        &["class"],
+        "Errors from Kafka: unreachable, throttled, topic, record, authentication, authorization, fatal or other.",
+    ),
+    counter("outbox_database_errors_total", &["operation"], "Failed database operations."),
+    gauge(
+        "outbox_backlog_messages",
+        &["state"],
+        "Rows not yet published: ready (upper bound, exact at zero), retrying, blocked, scheduled or laned.",
+    ),
+    gauge(
+        "outbox_oldest_pending_timestamp_seconds",
+        &["topic"],
+        "When the oldest pending row was written, 0 when none; the first unread row's time for topics without deferred rows.",
+    ),
+    gauge(
+        "outbox_last_delivery_timestamp_seconds",
+        &[],
+        "When Kafka last confirmed a record; 0 before the first.",
+    ),
+    gauge("outbox_blocked_keys", &[], "Keys whose later rows wait for a deferred one."),
+    gauge("outbox_deferred_limit", &[], "Deferred rows at which reading stops: retry.deferred_max."),
+    gauge("outbox_reading_stopped", &["cause"], "1 while nothing is read: deferred_limit or window_full."),
+    gauge("outbox_leader", &[], "1 while this process leads, 0 on a standby."),
+    gauge("outbox_lease_epoch", &[], "The epoch of the lease that this process holds or last saw."),
+    gauge(
+        "outbox_lease_expiry_timestamp_seconds",
+        &[],
+        "Until when the leader trusts its lease without another beat; 0 on a standby.",
+    ),
+    gauge("outbox_dependency_up", &["dependency"], "1 while the last call to postgres or kafka succeeded."),
+    gauge("outbox_in_flight_messages", &[], "Rows handed to Kafka and not yet settled."),
+    gauge("outbox_in_flight_bytes", &[], "Bytes handed to Kafka and not yet settled."),
+    gauge("outbox_unsafe_settings", &[], "Properties named in kafka.unsafe: promises given up."),
+    gauge("outbox_build_info", &["version"], "Always 1; the version of the binary."),
+    gauge("outbox_config_info", &["digest"], "Always 1; a fingerprint of the effective configuration."),
+    histogram(
+        "outbox_delivery_seconds",
+        &["topic"],
+        SECONDS,
+        "From a row's insert to Kafka's confirm, by the database's clock.",
+    ),
+    histogram("outbox_publish_seconds", &[], SECONDS, "From handing a batch to Kafka to its last report."),
+    histogram("outbox_database_seconds", &["operation"], CALL_SECONDS, "Duration of database operations."),
+    histogram("outbox_batch_messages", &[], ROWS, "Rows of a settled batch."),
+];
+
+/// The line of a metric that this crate exports.
+pub(super) fn find(name: &str) -> &'static Series {
+    SERIES.iter().find(|line| line.name == name).unwrap_or_else(|| panic!("{name} is not listed in SERIES"))
+}

@@ -1,0 +1,96 @@
+//! The series of one topic, resolved once: counting through a [`TopicMetrics`] hashes nothing and takes no lock.
+
+use prometheus::local::LocalHistogram;
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::{AttemptResult, Builder, DeferReason, Labelled, Outcome, RedeliveryCause};
+
+/// The per-topic vectors.
+pub(super) struct Vectors {
+    read: IntCounterVec,
+    messages: IntCounterVec,
+    attempts: IntCounterVec,
+    redeliveries: IntCounterVec,
+    deferred: IntCounterVec,
+    published_bytes: IntCounterVec,
+    oldest_pending: GaugeVec,
+    delivery_seconds: HistogramVec,
+}
+
+/// Handles to one topic's series. Call once per batch with sums.
+pub struct TopicMetrics {
+    read: IntCounter,
+    messages: Labelled<Outcome, IntCounter>,
+    attempts: Labelled<AttemptResult, IntCounter>,
+    redeliveries: Labelled<RedeliveryCause, IntCounter>,
+    deferred: Labelled<DeferReason, IntCounter>,
+    published_bytes: IntCounter,
+    delivery_seconds: Histogram,
+    pub(super) oldest_pending: Gauge,
+}
+
+impl Vectors {
+    pub(super) fn new(build: &Builder) -> Vectors {
+        Vectors {
+            read: build.counters("outbox_read_messages_total"),
+            messages: build.counters("outbox_messages_total"),
+            attempts: build.counters("outbox_attempts_total"),
+            redeliveries: build.counters("outbox_redeliveries_total"),
+            deferred: build.counters("outbox_deferred_total"),
+            published_bytes: build.counters("outbox_published_bytes_total"),
+            oldest_pending: build.gauges("outbox_oldest_pending_timestamp_seconds"),
+            delivery_seconds: build.histograms("outbox_delivery_seconds"),
+        }
+    }
+
+    pub(super) fn topic(&self, name: &str) -> TopicMetrics {
+        TopicMetrics {
+            read: self.read.with_label_values(&[name]),
+            messages: Labelled::new(|label| self.messages.with_label_values(&[name, label])),
+            attempts: Labelled::new(|label| self.attempts.with_label_values(&[name, label])),
+            redeliveries: Labelled::new(|label| self.redeliveries.with_label_values(&[name, label])),
+            deferred: Labelled::new(|label| self.deferred.with_label_values(&[name, label])),
+            published_bytes: self.published_bytes.with_label_values(&[name]),
+            oldest_pending: self.oldest_pending.with_label_values(&[name]),
+            delivery_seconds: self.delivery_seconds.with_label_values(&[name]),
+        }
+    }
+}
+
+impl TopicMetrics {
+    /// Rows read for the first time.
+    pub fn read(&self, rows: u64) {
+        self.read.inc_by(rows);
+    }
+
+    /// Rows that reached an outcome.
+    pub fn messages(&self, outcome: Outcome, rows: u64) {
+        self.messages.of(outcome).inc_by(rows);
+    }
+
+    /// Attempts with a result.
+    pub fn attempts(&self, result: AttemptResult, attempts: u64) {
+        self.attempts.of(result).inc_by(attempts);
+    }
+
+    /// Rows sent again.
+    pub fn redeliveries(&self, cause: RedeliveryCause, rows: u64) {
+        self.redeliveries.of(cause).inc_by(rows);
+    }
+
+    /// Rows passed over.
+    pub fn deferred(&self, reason: DeferReason, rows: u64) {
+        self.deferred.of(reason).inc_by(rows);
+    }
+
+    /// Confirmed bytes.
+    pub fn published_bytes(&self, bytes: u64) {
+        self.published_bytes.inc_by(bytes);
+    }
+
+    /// A buffer for the delivery times of a batch: `observe` per record costs an addition, `flush` once per batch
+    /// publishes them, and so does dropping it. It belongs to one task.
+    pub fn local_delivery_seconds(&self) -> LocalHistogram {
+        self.delivery_seconds.local()
+    }
+}

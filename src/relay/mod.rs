@@ -1,0 +1,169 @@
+//! A lease's work: how the three loops meet.
+//!
+//! ```text
+//!   outbox.message ──> read ──pages──> send ──decided──> settle ──> outbox.ledger
+//!   outbox.deferred ─> retry ──due──>   │ ^                │
+//!                                       │ └────settled─────┘
+//!                                       v
+//!                                     Kafka
+//! ```
+//!
+//! - [`read`] polls page after page, each in one snapshot, at most one page ahead.
+//! - [`send`] hands rows to Kafka in order, takes the reports in, and decides each row's fate. It alone knows which
+//!   keys are blocked and which topics are sick, and it bounds the **window**: everything handed over and not settled.
+//! - [`settle`] writes decided batches to the ledger, in order, several at once, each settlement in one statement.
+//! - [`retry`] fetches deferred rows that are due; they go through the same sender and the same settlements.
+//!
+//! Each loop owns its connection and its state; they share nothing but bounded channels. No transaction is open while
+//! anybody waits for Kafka. A crash at any place repeats the window, and never loses it: the position moves only with
+//! the settlement of every row before it.
+//!
+//! **The end.** Draining: read stops, its channel closes, send finishes what it has and closes the next, settle
+//! writes the rest. Losing the lease, the trust in it or the server's memory: everything stops where it is.
+
+mod batch;
+pub mod read;
+pub mod retry;
+pub mod send;
+pub mod settle;
+mod topics;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::backoff::Backoff;
+use crate::config::{RelayConfig, RetryConfig};
+use crate::kafka::{Publisher, Stamp, Topics};
+use crate::leader::Trust;
+use crate::metrics::Metrics;
+use crate::position::Position;
+use crate::store::deferred::{DeferredCounts, DueRow};
+use crate::store::lease::Resume;
+use crate::store::poll::Page;
+use crate::store::settle::Outcome;
+use crate::store::{Server, StoreError};
+
+/// What all loops of a term know.
+#[derive(Clone)]
+pub struct Term {
+    /// The lease's number; every write carries it.
+    pub epoch: i64,
+    /// The incarnation token written at takeover; every poll and every write carries it.
+    pub token: Uuid,
+    /// How long the lease may be believed in.
+    pub trust: Arc<Trust>,
+    /// Where Postgres is.
+    pub server: Server,
+    /// `[relay]`.
+    pub config: RelayConfig,
+    /// `[retry]`.
+    pub retry: RetryConfig,
+    /// What every record gets.
+    pub stamp: Stamp,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Liveness of the loops.
+    pub health: Arc<crate::health::Health>,
+    /// Read nothing new, finish the rest.
+    pub drain: CancellationToken,
+    /// Stop where you are.
+    pub stop: CancellationToken,
+}
+
+impl Term {
+    /// `[retry]` as arithmetic.
+    fn backoff(&self) -> Backoff {
+        Backoff { base: self.retry.base, max: self.retry.max }
+    }
+}
+
+/// What a new leader finds in the database.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// Where reading goes on.
+    pub resume: Resume,
+    /// Deferred rows.
+    pub deferred: DeferredCounts,
+    /// Blocked keys and their number of waiting rows.
+    pub waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
+}
+
+/// Why a term ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TermEnd {
+    /// Trust in the lease ran out: the beat could not be raised in time.
+    #[error("trust in the lease ran out")]
+    TrustRanOut,
+    /// Postgres says that this term is over.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Kafka cannot be used at all.
+    #[error(transparent)]
+    Kafka(#[from] crate::kafka::KafkaError),
+}
+
+/// Deferred rows that are due. The answer comes when their settlement has been written.
+#[derive(Debug)]
+struct Due {
+    rows: Vec<DueRow>,
+    settled: oneshot::Sender<()>,
+}
+
+/// A batch whose every row has been decided.
+#[derive(Debug, Default)]
+struct Decided {
+    outcome: Outcome,
+    /// The position once this batch is settled; `None` for due rows, which have none.
+    position: Option<Position>,
+    /// What leaves the window with the settlement.
+    rows: usize,
+    bytes: usize,
+    /// Keys of deferred rows that leave: they are free once this is settled.
+    departed: Vec<(Arc<str>, Option<Box<[u8]>>)>,
+    /// Who waits for the settlement.
+    settled: Option<oneshot::Sender<()>>,
+}
+
+/// What a settlement frees.
+#[derive(Debug, Default)]
+struct Settled {
+    rows: usize,
+    bytes: usize,
+    departed: Vec<(Arc<str>, Option<Box<[u8]>>)>,
+}
+
+/// Relays until the term is drained (`Ok`) or over (`Err`).
+pub async fn run(
+    term: Term,
+    publisher: &mut Publisher,
+    topics: Topics,
+    inheritance: Inheritance,
+) -> Result<(), TermEnd> {
+    let (pages, pages_in) = mpsc::channel::<Page>(1);
+    let (due, due_in) = mpsc::channel::<Due>(1);
+    let (decided, decided_in) = mpsc::channel::<Decided>(8);
+    // As many settlements can be on their way back as batches can be on their way there.
+    let (settled, settled_in) = mpsc::channel::<Settled>(64);
+    let total = inheritance.deferred.retrying + inheritance.deferred.behind + inheritance.deferred.scheduled;
+    let (deferred, deferred_seen) = watch::channel(total.max(0) as u64);
+
+    let resume = inheritance.resume;
+    let position = resume.position.clone();
+    let sender =
+        send::Sender::new(term.clone(), publisher, topics, inheritance.waiting, deferred, decided, settled_in);
+    let loops = async {
+        tokio::try_join!(
+            read::read(term.clone(), resume, pages, deferred_seen.clone()),
+            retry::retry(term.clone(), due, deferred_seen),
+            sender.run(pages_in, due_in),
+            settle::settle(term.clone(), position, decided_in, settled),
+        )
+    };
+    tokio::select! {
+        ended = loops => ended.map(|_| ()),
+        () = term.stop.cancelled() => Ok(()),
+    }
+}

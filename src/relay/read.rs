@@ -1,0 +1,139 @@
+//! Read: page after page from `outbox.message`, each in one snapshot.
+//!
+//! Owns the reading position in memory and the pace of polling. It moves on without waiting for anybody: the position
+//! that counts is the one in the ledger, and a new leader starts there.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Term, TermEnd};
+use crate::crash_point;
+use crate::health::Loop;
+use crate::metrics::{BacklogState, Operation, StopCause};
+use crate::store::Session;
+use crate::store::lease::Resume;
+use crate::store::poll::{self, Page, PageLimits, Reader};
+
+/// Pause after an error, doubling from the first to the second.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Reads until draining, or until the term is over.
+pub(super) async fn read(
+    term: Term,
+    resume: Resume,
+    pages: mpsc::Sender<Page>,
+    mut deferred: watch::Receiver<u64>,
+) -> Result<(), TermEnd> {
+    let running = term.health.running(Loop::Read);
+    let limits = PageLimits {
+        rows: term.config.page_rows as i64,
+        bytes: term.config.page_bytes as i64,
+        max_row_bytes: i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX),
+    };
+    let mut reader = Reader::default();
+    let mut session = None;
+    let mut position = resume.position;
+    // Bounds the late rows of the first page only: after a long stop they would be looked for in the whole backlog.
+    // It is exact because ids are drawn one by one (the leader refuses a sequence with a cache).
+    let mut as_of = Some(resume.as_of);
+    let mut short = false;
+    let mut pause = term.config.poll_min;
+    let mut trouble = RECONNECT.0;
+    loop {
+        running.tick();
+        let Some(room) = room(&term, &pages, &mut deferred).await else { return Ok(()) };
+        let polled = async {
+            let session = connected(&term, &mut session).await?;
+            let page = reader.poll(session, &position, &limits, term.token, short, as_of.as_deref()).await?;
+            if !page.rows.is_empty() {
+                poll::flush_barrier(session, page.unflushed).await?;
+            }
+            Ok(page)
+        };
+        let started = std::time::Instant::now();
+        let page = match polled.await {
+            Ok(page) => page,
+            Err(error) => {
+                session = None;
+                term.metrics.database_error(Operation::Poll);
+                super::settle::refuse_or_wait(error, "read", &mut trouble, &term).await?;
+                continue;
+            }
+        };
+        term.metrics.database_seconds(Operation::Poll, started.elapsed().as_secs_f64());
+        trouble = RECONNECT.0;
+        as_of = None;
+        short = !page.more;
+        let (more, late) = (page.more, position.late.is_some());
+        position = page.next.clone();
+        term.metrics.set_backlog(BacklogState::Ready, (page.last_id - position.high).max(0) as u64);
+        if page.rows.is_empty() {
+            drop(room);
+            pause = (pause * 2).min(term.config.poll_max);
+        } else {
+            crash_point::reach(if late { crash_point::INSIDE_LATE_PAGING } else { crash_point::AFTER_READ });
+            room.send(page);
+            pause = term.config.poll_min;
+        }
+        if !more {
+            tokio::select! {
+                () = term.drain.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Waits for room for a page and below the cap of deferred rows. `None`: nothing is to be read any more.
+async fn room<'a>(
+    term: &Term,
+    pages: &'a mpsc::Sender<Page>,
+    deferred: &mut watch::Receiver<u64>,
+) -> Option<mpsc::Permit<'a, Page>> {
+    let cap = term.retry.deferred_max as u64;
+    let mut said = false;
+    loop {
+        let full = *deferred.borrow_and_update() >= cap;
+        term.metrics.set_reading_stopped(StopCause::DeferredLimit, full);
+        if !full {
+            break;
+        }
+        if !said {
+            tracing::error!(deferred_max = cap, "reading stopped because the cap of deferred rows is reached");
+            said = true;
+        }
+        tokio::select! {
+            () = term.drain.cancelled() => return None,
+            changed = deferred.changed() => changed.ok()?,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        term.health.tick(Loop::Read);
+    }
+    if said {
+        tracing::info!("reading goes on below the cap of deferred rows");
+    }
+    loop {
+        tokio::select! {
+            () = term.drain.cancelled() => return None,
+            room = pages.reserve() => {
+                term.metrics.set_reading_stopped(StopCause::WindowFull, false);
+                return room.ok();
+            }
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                term.metrics.set_reading_stopped(StopCause::WindowFull, true);
+                term.health.tick(Loop::Read);
+            }
+        }
+    }
+}
+
+async fn connected<'a>(
+    term: &Term,
+    session: &'a mut Option<Session>,
+) -> Result<&'a mut Session, crate::store::StoreError> {
+    if session.is_none() {
+        *session = Some(term.server.connect("read").await?);
+    }
+    Ok(session.as_mut().expect("it was opened above"))
+}

@@ -1,0 +1,69 @@
+//! Retry: fetches deferred rows that are due and gives them to the sender.
+//!
+//! Owns only the pace. One batch is on its way at a time; the next is fetched when its settlement has been written,
+//! so a row is never fetched twice.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Due, Term, TermEnd};
+use crate::metrics::Operation;
+use crate::store::deferred;
+
+/// How often due rows are looked for while any row is deferred.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Due keys (and rows without key) of one batch.
+const HEADS: i64 = 500;
+
+/// Rows of one key that go one after another in one batch.
+const FOLLOWERS: i64 = 100;
+
+/// Fetches due rows until draining, or until the term is over.
+pub(super) async fn retry(
+    term: Term,
+    due: mpsc::Sender<Due>,
+    mut deferred_rows: watch::Receiver<u64>,
+) -> Result<(), TermEnd> {
+    let max_row_bytes = i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX);
+    let mut session = None;
+    let mut pause = LOOK_EVERY;
+    loop {
+        // An outbox without deferred rows is never asked.
+        let waited = async {
+            deferred_rows.wait_for(|rows| *rows > 0).await.map(|_| ()).ok()?;
+            tokio::time::sleep(LOOK_EVERY).await;
+            Some(())
+        };
+        tokio::select! {
+            () = term.drain.cancelled() => return Ok(()),
+            waited = waited => if waited.is_none() { return Ok(()) },
+        }
+        let fetched = async {
+            if session.is_none() {
+                session = Some(term.server.connect("retry").await?);
+            }
+            deferred::due(session.as_mut().expect("it was opened above"), HEADS, FOLLOWERS, max_row_bytes).await
+        };
+        let rows = match fetched.await {
+            Ok(rows) => rows,
+            Err(error) => {
+                session = None;
+                term.metrics.database_error(Operation::Deferred);
+                super::settle::refuse_or_wait(error, "retry", &mut pause, &term).await?;
+                continue;
+            }
+        };
+        pause = LOOK_EVERY;
+        if rows.is_empty() {
+            continue;
+        }
+        let (settled, is_settled) = oneshot::channel();
+        if due.send(Due { rows, settled }).await.is_err() {
+            return Ok(());
+        }
+        // An error means that the batch was given up with the term.
+        let _ = is_settled.await;
+    }
+}

@@ -1,0 +1,171 @@
+//! Logging: to stderr, as text for people or JSON for collectors, filtered by level and target.
+//! Libraries are kept short: what they repeat during an outage is in the metrics, and the relay says it once itself.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// What librdkafka reports about its connections, and rdkafka in its name.
+const LIBRDKAFKA: &str = "librdkafka";
+/// Targets that stay at warnings unless `log.level` names them: sqlx logs each statement, the HTTP stack each request.
+const QUIET: [&str; 7] = [LIBRDKAFKA, "rdkafka", "sqlx", "hyper", "hyper_util", "axum", "rustls"];
+/// With all brokers down each producer reports each broker every second or two; so many lines tell it well enough.
+const CHATTER_LINES: u32 = 10;
+const CHATTER_PERIOD: Duration = Duration::from_secs(10);
+
+/// Starts logging for the process. Fails if something else has already done so.
+pub fn start(config: &LogConfig) -> anyhow::Result<()> {
+    let colour =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    subscriber(config, colour, io::stderr).try_init().context("start logging")
+}
+
+fn subscriber<W>(config: &LogConfig, colour: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let format = tracing_subscriber::fmt::layer().with_writer(writer);
+    let format = match config.format {
+        LogFormat::Text => format.with_ansi(colour).boxed(),
+        LogFormat::Json => format.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry()
+        // A filter for all layers: what it drops costs nothing, and Chatter counts only what would be written.
+        .with(targets(&config.level))
+        .with(format)
+        .with(Chatter::default())
+}
+
+/// The levels asked for, with libraries at warnings where they are not named.
+fn targets(asked: &Targets) -> Targets {
+    let overall = asked.default_level().unwrap_or(LevelFilter::OFF);
+    let named = |target: &str| asked.iter().any(|(prefix, _)| prefix == target);
+    let quiet = QUIET.into_iter().filter(|target| !named(target));
+    asked.clone().with_targets(quiet.map(|target| (target, overall.min(LevelFilter::WARN))))
+}
+
+/// Lets through a few of librdkafka's lines per period and drops the rest.
+#[derive(Default)]
+struct Chatter {
+    window: Mutex<Window>,
+}
+
+#[derive(Default)]
+struct Window {
+    began: Option<Instant>,
+    lines: u32,
+}
+
+impl Window {
+    fn admits(&mut self, now: Instant) -> bool {
+        if self.began.is_none_or(|began| now.duration_since(began) >= CHATTER_PERIOD) {
+            *self = Window { began: Some(now), lines: 0 };
+        }
+        self.lines += 1;
+        self.lines <= CHATTER_LINES
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Chatter {
+    fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
+        if event.metadata().target() != LIBRDKAFKA {
+            return true;
+        }
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tracing::Level;
+
+    use super::*;
+
+    /// The lines that `events` writes under a format and level.
+    fn lines(format: LogFormat, level: &str, events: impl FnOnce()) -> Vec<String> {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let config = LogConfig { format, level: level.parse().expect("a level") };
+        let writer = Arc::clone(&written);
+        tracing::subscriber::with_default(
+            subscriber(&config, false, move || Shared(Arc::clone(&writer))),
+            events,
+        );
+        let text = String::from_utf8(written.lock().expect("no panic").clone()).expect("UTF-8");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_has_its_fields_at_the_top() {
+        let found = lines(LogFormat::Json, "info", || {
+            tracing::debug!("hidden");
+            tracing::info!(epoch = 7, "lease won");
+        });
+        assert_eq!(found.len(), 1, "{found:?}");
+        let line: serde_json::Value = serde_json::from_str(&found[0]).expect("JSON");
+        assert_eq!(
+            (&line["message"], &line["epoch"], &line["level"]),
+            (&"lease won".into(), &7.into(), &"INFO".into())
+        );
+    }
+
+    #[test]
+    fn only_librdkafka_is_cut_short() {
+        let found = lines(LogFormat::Text, "info", || {
+            for line in 0..50 {
+                tracing::error!(target: "librdkafka", line, "broker is down");
+                tracing::info!(line, "state changed");
+            }
+        });
+        let count = |part: &str| found.iter().filter(|line| line.contains(part)).count();
+        assert_eq!((count("broker is down"), count("state changed")), (CHATTER_LINES as usize, 50));
+    }
+
+    #[track_caller]
+    fn check(level: &str, target: &str, shown: Level, hidden: Level) {
+        let targets = targets(&level.parse().expect("a level"));
+        assert!(targets.would_enable(target, &shown), "{level}: {target} {shown}");
+        assert!(!targets.would_enable(target, &hidden), "{level}: {target} {hidden}");
+    }
+
+    #[test]
+    fn libraries_stay_at_warnings_unless_named() {
+        check("info", "outbox_relay::leader", Level::INFO, Level::DEBUG);
+        check("debug", "librdkafka", Level::WARN, Level::INFO);
+        check("debug", "sqlx::query", Level::WARN, Level::INFO);
+        check("error", "librdkafka", Level::ERROR, Level::WARN);
+        check("info,librdkafka=debug", "librdkafka", Level::DEBUG, Level::TRACE);
+        check("info,outbox_relay=debug", "outbox_relay::relay", Level::DEBUG, Level::TRACE);
+    }
+
+    #[test]
+    fn a_flood_of_lines_is_cut_per_period() {
+        let (mut window, start) = (Window::default(), Instant::now());
+        let admitted = |window: &mut Window, now| (0..100).filter(|_| window.admits(now)).count();
+        assert_eq!(admitted(&mut window, start), CHATTER_LINES as usize);
+        assert_eq!(admitted(&mut window, start + CHATTER_PERIOD / 2), 0);
+        assert_eq!(admitted(&mut window, start + CHATTER_PERIOD), CHATTER_LINES as usize);
+    }
+}
