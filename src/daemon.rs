@@ -1,11 +1,385 @@
-//! `outbox-relay run`: placeholder of this branch.
+//! `outbox-relay run`: builds the parts, follows and leads, and owns the order in which everything stops.
+//!
+//! Stop has one order: nothing new is read, the window is confirmed and settled, the lease is resigned, the process
+//! ends. A standby takes over within half a second of the resignation.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::config::Config;
+use crate::health::{Condition, Health, Loop};
+use crate::http;
+use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
+use crate::leader::{self, Claim, Trust, Watch};
+use crate::message::HeaderNames;
+use crate::metrics::{Dependency, Metrics, Operation};
+use crate::relay::{self, Inheritance, Term, TermEnd};
+use crate::store::lease::{self, Identity, Lease};
+use crate::store::{Server, Session, StoreError, deferred};
 
-/// Placeholder.
-pub async fn run(_config: Config) -> anyhow::Result<ExitCode> {
-    std::future::ready(()).await;
-    anyhow::bail!("run comes from another branch")
+/// How often a candidate looks at the lease; a resignation is noticed this fast.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often a trouble that lasts is said again.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// What outlives a term.
+struct Daemon {
+    config: Config,
+    server: Server,
+    publisher: Publisher,
+    topics: Topics,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    /// Who we are in the lease.
+    holder: Uuid,
+    holder_name: String,
+    kafka_cluster_id: Option<String>,
+    terminate: CancellationToken,
+    said: Option<(String, Instant)>,
+}
+
+/// The lease, just taken.
+struct Won {
+    epoch: i64,
+    token: Uuid,
+    trust: Arc<Trust>,
+}
+
+/// Runs the relay until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let metrics = Arc::new(Metrics::new());
+    let health = Arc::new(Health::default());
+    let terminate = on_signal()?;
+    let http = http::serve(config.http.listen, Arc::clone(&metrics), Arc::clone(&health))
+        .with_context(|| format!("listen on {}", config.http.listen))?;
+    let mut daemon = Daemon::build(config, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
+    let sampler = tokio::spawn(crate::backlog::sample(daemon.server.clone(), metrics, Arc::clone(&health)));
+    let ended = daemon.follow_and_lead().await;
+    sampler.abort();
+    drop(http);
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+impl Daemon {
+    fn build(
+        config: Config,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        terminate: CancellationToken,
+    ) -> anyhow::Result<Daemon> {
+        let urls = config.postgres.host_urls();
+        let server = Server::new(urls.iter().map(|url| url.expose()))?;
+        let settings = KafkaSettings {
+            brokers: config.kafka.brokers.join(","),
+            properties: config
+                .kafka
+                .properties
+                .iter()
+                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+                .collect(),
+            window_rows: config.relay.window_rows,
+            max_row_bytes: config.relay.max_row_bytes,
+        };
+        metrics.set_config(&config.digest());
+        metrics.deferred_limit.set(config.retry.deferred_max as f64);
+        metrics.unsafe_settings.set(config.kafka.unsafe_properties.len() as f64);
+        for property in &config.kafka.unsafe_properties {
+            tracing::warn!(property, "kafka.unsafe lets this property break a promise");
+        }
+        let holder = Uuid::new_v4();
+        let holder_name = format!("{}/{}", host_name(), std::process::id());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), holder_name, "relay started");
+        Ok(Daemon {
+            topics: Topics::start(&settings)?,
+            publisher: Publisher::start(settings)?,
+            config,
+            server,
+            metrics,
+            health,
+            holder,
+            holder_name,
+            kafka_cluster_id: None,
+            terminate,
+            said: None,
+        })
+    }
+
+    /// Term after term, until told to stop.
+    async fn follow_and_lead(&mut self) -> anyhow::Result<()> {
+        while let Some(won) = self.follow().await {
+            let epoch = won.epoch;
+            self.metrics.leader_transitions.inc();
+            self.metrics.leader.set(1.0);
+            let ended = self.lead(won).await;
+            self.metrics.leader.set(0.0);
+            self.metrics.lease_expiry_timestamp.set(0.0);
+            self.publisher.end_term();
+            match ended {
+                Ok(()) => {
+                    self.resign(epoch).await;
+                    break;
+                }
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    tracing::warn!(
+                        epoch,
+                        error = format!("{error:#}"),
+                        "stepped down, everything of this lease is forgotten"
+                    );
+                }
+            }
+        }
+        tracing::info!("relay stopped");
+        Ok(())
+    }
+
+    /// Watches the lease until it is ours. `None`: told to stop.
+    async fn follow(&mut self) -> Option<Won> {
+        let health = Arc::clone(&self.health);
+        let running = health.running(Loop::Follow);
+        let terminate = self.terminate.clone();
+        let mut watch = Watch::default();
+        let mut session: Option<Session> = None;
+        loop {
+            running.tick();
+            let looked = tokio::select! {
+                () = terminate.cancelled() => return None,
+                looked = self.look(&mut session, &mut watch) => looked,
+            };
+            match looked {
+                Ok(Some(won)) => {
+                    if let Some(session) = session {
+                        session.close().await;
+                    }
+                    return Some(won);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    session = None;
+                    watch.failed();
+                    self.say(format!("{error:#}"));
+                }
+            }
+            tokio::select! {
+                () = terminate.cancelled() => return None,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// One look at the lease, and the takeover if it may be taken.
+    async fn look(
+        &mut self,
+        session: &mut Option<Session>,
+        watch: &mut Watch,
+    ) -> anyhow::Result<Option<Won>> {
+        if session.is_none() {
+            let mut fresh = self.server.connect("follow").await.inspect_err(|error| {
+                self.metrics.database_error(Operation::Connect);
+                self.health_waits(Condition::Postgres, &error.to_string());
+            })?;
+            self.check_schema(&mut fresh).await?;
+            *session = Some(fresh);
+        }
+        let session = session.as_mut().expect("it was opened above");
+        let cluster = self.cluster_id().await?;
+        let seen = lease::read_lease(session)
+            .await
+            .inspect_err(|_| self.metrics.database_error(Operation::Lease))?;
+        let still_for = watch.read(&seen, Instant::now());
+        let Some(claim) = leader::claim(&seen, self.holder, still_for, self.config.lease.ttl) else {
+            return Ok(None);
+        };
+        let identity = lease::read_identity(session).await?;
+        check_identity(&seen, &identity, &cluster)?;
+        let token = Uuid::new_v4();
+        let sent_at = Instant::now();
+        let won =
+            lease::take_over(session, &seen, self.holder, &self.holder_name, token, &identity, &cluster)
+                .await?;
+        let Some(epoch) = won else { return Ok(None) };
+        let why = match claim {
+            Claim::Vacant => "nobody held it",
+            Claim::Ours => "it was ours",
+            Claim::Silent => "its holder fell silent",
+        };
+        tracing::info!(epoch, why, from = seen.holder_name, "lease taken");
+        self.said = None;
+        Ok(Some(Won { epoch, token, trust: Arc::new(Trust::from(sent_at, self.config.lease.ttl)) }))
+    }
+
+    /// One term: relays while the beat is raised.
+    async fn lead(&mut self, won: Won) -> Result<(), TermEnd> {
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let term = Term {
+            epoch: won.epoch,
+            token: won.token,
+            trust: Arc::clone(&won.trust),
+            server: self.server.clone(),
+            config: self.config.relay.clone(),
+            retry: self.config.retry.clone(),
+            stamp: Stamp {
+                names: HeaderNames {
+                    event_id: self.config.kafka.header_event_id.clone(),
+                    seq: self.config.kafka.header_seq.clone(),
+                    epoch: self.config.kafka.header_epoch.clone(),
+                },
+                epoch: won.epoch.to_string(),
+            },
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            drain: drain.clone(),
+            stop: stop.clone(),
+        };
+        let ttl = self.config.lease.ttl;
+        let drain_timeout = self.config.relay.drain_timeout;
+        let terminate = self.terminate.clone();
+        let (metrics, health) = (Arc::clone(&self.metrics), Arc::clone(&self.health));
+        let beat = leader::beat(&self.server, self.holder, won.epoch, ttl, &won.trust, &metrics, &health);
+        let topics = self.topics.clone();
+        let publisher = &mut self.publisher;
+        let relay = async {
+            publisher.begin_term()?;
+            let inheritance = inherit(&term.server).await?;
+            tracing::info!(epoch = term.epoch, high = inheritance.resume.position.high, "leading");
+            relay::run(term, publisher, topics, inheritance).await
+        };
+        let deadline = async {
+            terminate.cancelled().await;
+            tracing::info!("stopping, the window is being drained");
+            health.stopping();
+            drain.cancel();
+            tokio::time::sleep(drain_timeout).await;
+            tracing::warn!("drain_timeout passed, what is in flight will be sent again by the next leader");
+        };
+        tokio::select! {
+            ended = relay => ended,
+            ended = beat => Err(ended),
+            () = deadline => Ok(()),
+        }
+    }
+
+    async fn resign(&self, epoch: i64) {
+        let resigned = async {
+            let mut session = self.server.connect("resign").await?;
+            let ours = lease::resign(&mut session, self.holder, epoch).await?;
+            session.close().await;
+            Ok::<bool, StoreError>(ours)
+        };
+        match tokio::time::timeout(Duration::from_secs(5), resigned).await {
+            Ok(Ok(true)) => tracing::info!(epoch, "lease resigned"),
+            Ok(Ok(false)) => tracing::warn!(epoch, "the lease was no longer ours"),
+            Ok(Err(error)) => {
+                tracing::warn!(epoch, error = %error, "the lease could not be resigned, it runs out")
+            }
+            Err(_) => tracing::warn!(epoch, "the lease could not be resigned in time, it runs out"),
+        }
+    }
+
+    /// The Kafka cluster's id, asked for once.
+    async fn cluster_id(&mut self) -> anyhow::Result<String> {
+        if let Some(id) = &self.kafka_cluster_id {
+            return Ok(id.clone());
+        }
+        match self.topics.cluster_id().await {
+            Ok(id) => {
+                self.health.reached(Condition::Kafka);
+                self.metrics.set_dependency_up(Dependency::Kafka, true);
+                self.kafka_cluster_id = Some(id.clone());
+                Ok(id)
+            }
+            Err(error) => {
+                self.health_waits(Condition::Kafka, &error.to_string());
+                self.metrics.set_dependency_up(Dependency::Kafka, false);
+                Err(anyhow::Error::new(error).context("waiting for kafka"))
+            }
+        }
+    }
+
+    fn health_waits(&self, condition: Condition, reason: &str) {
+        if !self.health.has_reached(condition) {
+            self.health.waiting(condition, reason);
+        }
+    }
+
+    /// A trouble that lasts is said at once and then every few seconds.
+    fn say(&mut self, trouble: String) {
+        let repeated =
+            self.said.as_ref().is_some_and(|(said, at)| *said == trouble && at.elapsed() < SAY_EVERY);
+        if !repeated {
+            tracing::warn!(error = trouble, "cannot lead yet, trying again");
+            self.said = Some((trouble, Instant::now()));
+        }
+    }
+
+    async fn check_schema(&self, _session: &mut Session) -> anyhow::Result<()> {
+        self.health.reached(Condition::Postgres);
+        self.metrics.set_dependency_up(Dependency::Postgres, true);
+        std::future::ready(Ok(())).await
+    }
+}
+
+/// What the new leader finds.
+async fn inherit(server: &Server) -> Result<Inheritance, TermEnd> {
+    let mut session = server.connect("inherit").await?;
+    let inheritance = Inheritance {
+        resume: lease::read_position(&mut session).await?,
+        deferred: deferred::counts(&mut session).await?,
+        waiting: deferred::waiting_keys(&mut session).await?,
+    };
+    session.close().await;
+    Ok(inheritance)
+}
+
+/// A copy of this database, or the same one with another Kafka, must not publish: its backlog is not its own.
+fn check_identity(stored: &Lease, here: &Identity, kafka_cluster_id: &str) -> anyhow::Result<()> {
+    let rebase = "run outbox-relay migrate --rebase to make this outbox its own";
+    if stored.system_identifier.is_some_and(|id| id != here.system_identifier) {
+        anyhow::bail!("this outbox was copied from another Postgres server; {rebase}");
+    }
+    if stored.database_oid.is_some_and(|oid| oid != here.database_oid) {
+        anyhow::bail!("this outbox was copied from another database of this server; {rebase}");
+    }
+    if stored.kafka_cluster_id.as_deref().is_some_and(|id| id != kafka_cluster_id) {
+        anyhow::bail!(
+            "this outbox was published to another Kafka cluster than the one in kafka.brokers; correct kafka.brokers or {rebase}"
+        );
+    }
+    if here.sequence_cache > 1 {
+        anyhow::bail!(
+            "outbox.message_id_seq has a cache of {}, which breaks the order of ids; run: alter sequence outbox.message_id_seq cache 1",
+            here.sequence_cache
+        );
+    }
+    Ok(())
+}
+
+fn host_name() -> String {
+    std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+/// Cancelled by the first SIGTERM or SIGINT.
+fn on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(token)
 }

@@ -121,6 +121,11 @@ impl Health {
         self.conditions[condition as usize].reached.store(true, Ordering::Relaxed);
     }
 
+    /// Whether this condition holds.
+    pub fn has_reached(&self, condition: Condition) -> bool {
+        self.conditions[condition as usize].reached.load(Ordering::Relaxed)
+    }
+
     /// This condition does not hold yet, and why; also takes it back where waiting cannot help (a schema that no
     /// longer fits). The reason is shown to whoever asks `/readyz`: no connection strings.
     pub fn waiting(&self, condition: Condition, reason: &str) {

@@ -37,20 +37,24 @@
 //! - Kafka transactions and exactly-once claims: consumers deduplicate on the event id.
 //! - Transforming, filtering or routing rows: what a service wrote is what Kafka gets.
 
+pub mod backlog;
 pub mod backoff;
 pub mod cli;
 pub mod config;
+pub mod crash_point;
 pub mod daemon;
 pub mod demo;
 pub mod health;
 pub mod http;
 pub mod kafka;
+pub mod leader;
 pub mod message;
 pub mod metrics;
 pub mod ops;
 pub mod ordering;
 pub mod position;
 pub mod receipt;
+pub mod relay;
 pub mod store;
 pub mod telemetry;
 pub mod verdict;

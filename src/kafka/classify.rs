@@ -57,7 +57,10 @@ pub(super) fn class(code: Code) -> &'static str {
         Code::ThrottlingQuotaExceeded => "throttled",
         Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => "authentication",
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => "authorization",
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::InvalidTimestamp => "topic",
+        Code::UnknownTopicOrPartition
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::InvalidTimestamp => "topic",
         Code::Fatal | Code::GaplessGuarantee | Code::Fenced | Code::ProducerFenced => "fatal",
         Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
@@ -81,7 +84,9 @@ pub(super) fn not_taken(error: KafkaError) -> NotTaken {
         KafkaError::MessageProduction(Code::QueueFull) => NotTaken::Full,
         KafkaError::MessageProduction(Code::Fatal) => NotTaken::Dead,
         KafkaError::MessageProduction(code) => NotTaken::Refused(refusal(code)),
-        other => NotTaken::Refused(Refusal { failure: Failure::Refused, class: "other", text: other.to_string() }),
+        other => {
+            NotTaken::Refused(Refusal { failure: Failure::Refused, class: "other", text: other.to_string() })
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
+};
 use tokio::sync::Notify;
 
 use super::{KafkaError, NotTaken, Report, classify};
@@ -159,7 +161,11 @@ impl std::fmt::Debug for Producer {
 
 impl Producer {
     /// Starts a producer whose reports go to `inbox` under the number `generation`. Does not wait for a connection.
-    pub(super) fn start(config: &ClientConfig, inbox: &Arc<Inbox>, generation: u32) -> Result<Producer, KafkaError> {
+    pub(super) fn start(
+        config: &ClientConfig,
+        inbox: &Arc<Inbox>,
+        generation: u32,
+    ) -> Result<Producer, KafkaError> {
         let callbacks = Callbacks {
             inbox: Arc::clone(inbox),
             generation,
@@ -190,8 +196,9 @@ impl Producer {
     }
 
     pub(super) fn send(&self, record: Outgoing<'_>, opaque: usize) -> Result<(), NotTaken> {
-        let mut base: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(record.topic, opaque).headers(record.headers).timestamp(record.timestamp_ms);
+        let mut base: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(record.topic, opaque)
+            .headers(record.headers)
+            .timestamp(record.timestamp_ms);
         base.partition = record.partition;
         base.key = record.key;
         base.payload = record.payload;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use super::producer::Outgoing;
-use super::settings::{BATCH_SIZE, SMALLEST_BATCH_SIZE};
+use super::settings::SMALLEST_BATCH_SIZE;
 use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, Refusal, Report};
 use crate::message::{HeaderNames, OutboxRow, each_header};
 use crate::verdict::{Failure, Route};
@@ -47,13 +47,13 @@ impl Publisher {
     /// Starts the spare. Does not wait for a connection.
     pub fn start(settings: KafkaSettings) -> Result<Publisher, KafkaError> {
         let mut publisher = Publisher {
+            batch_size: settings.batch_size(),
             settings,
             inbox: Arc::default(),
             main: None,
             spare: None,
             second: None,
             generations: 0,
-            batch_size: BATCH_SIZE,
             scratch: String::with_capacity(64),
         };
         publisher.spare = Some(publisher.start_main()?);

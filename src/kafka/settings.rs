@@ -19,7 +19,7 @@ pub struct KafkaSettings {
 }
 
 /// `batch.size` while no topic in use asks for less: just below the brokers' usual `max.message.bytes` of 1048588.
-pub const BATCH_SIZE: usize = 1_000_000;
+const BATCH_SIZE: usize = 1_000_000;
 
 /// A topic with a lower limit does not lower `batch.size` for all others; its rows go alone.
 pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
@@ -28,32 +28,39 @@ pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
 const ALONE_TIMEOUT_MS: &str = "10000";
 
 impl KafkaSettings {
+    /// The largest batch: the user's `batch.size`, or the default.
+    pub fn batch_size(&self) -> usize {
+        let own = self.properties.iter().find(|(name, _)| name == "batch.size");
+        own.and_then(|(_, value)| value.parse().ok()).unwrap_or(BATCH_SIZE)
+    }
+
     /// Whether the user switched compression on, for all topics alike.
     pub fn compresses(&self) -> bool {
-        self.properties
-            .iter()
-            .any(|(name, value)| matches!(name.as_str(), "compression.type" | "compression.codec") && value != "none")
+        self.properties.iter().any(|(name, value)| {
+            matches!(name.as_str(), "compression.type" | "compression.codec") && value != "none"
+        })
     }
 
     /// The main producer: pipelined, and dead at the first gap, so that no later record of a key passes a refused one.
     pub(super) fn main(&self, batch_size: usize) -> ClientConfig {
         let mut config = self.producer();
         config
-            .set("batch.size", batch_size.to_string())
             .set("enable.gapless.guarantee", "true")
             // Endless: an outage costs latency, not attempts, and a time-out would be a gap.
             .set("message.timeout.ms", "0");
-        self.with_properties(config)
+        let mut config = self.with_properties(config);
+        config.set("batch.size", batch_size.to_string());
+        config
     }
 
     /// The second producer, for rows known to be suspect: each in a protocol batch of its own.
     pub(super) fn alone(&self) -> ClientConfig {
-        let mut config = self.producer();
+        let mut config = self.with_properties(self.producer());
         config
             .set("batch.num.messages", "1")
             .set("message.timeout.ms", ALONE_TIMEOUT_MS)
             .set("linger.ms", "0");
-        self.with_properties(config)
+        config
     }
 
     /// Metadata and topic configuration.

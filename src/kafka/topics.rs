@@ -57,7 +57,11 @@ impl Topics {
             Ok(admin.inner().fetch_cluster_id(METADATA_DEADLINE))
         })
         .await?;
-        id.ok_or_else(|| KafkaError { what: WHAT, text: "no broker named it".to_owned(), class: "unreachable" })
+        id.ok_or_else(|| KafkaError {
+            what: WHAT,
+            text: "no broker named it".to_owned(),
+            class: "unreachable",
+        })
     }
 
     /// Asks for one topic, never creating it. Fails when no broker answers.

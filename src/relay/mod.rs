@@ -105,6 +105,9 @@ pub enum TermEnd {
     Kafka(#[from] crate::kafka::KafkaError),
 }
 
+/// A key within its topic.
+type TopicKey = (Arc<str>, Option<Box<[u8]>>);
+
 /// Deferred rows that are due. The answer comes when their settlement has been written.
 #[derive(Debug)]
 struct Due {
@@ -122,7 +125,7 @@ struct Decided {
     rows: usize,
     bytes: usize,
     /// Keys of deferred rows that leave: they are free once this is settled.
-    departed: Vec<(Arc<str>, Option<Box<[u8]>>)>,
+    departed: Vec<TopicKey>,
     /// Who waits for the settlement.
     settled: Option<oneshot::Sender<()>>,
 }
@@ -132,7 +135,9 @@ struct Decided {
 struct Settled {
     rows: usize,
     bytes: usize,
-    departed: Vec<(Arc<str>, Option<Box<[u8]>>)>,
+    departed: Vec<TopicKey>,
+    /// Deferred rows that left.
+    gone: usize,
 }
 
 /// Relays until the term is drained (`Ok`) or over (`Err`).
@@ -152,13 +157,12 @@ pub async fn run(
 
     let resume = inheritance.resume;
     let position = resume.position.clone();
-    let sender =
-        send::Sender::new(term.clone(), publisher, topics, inheritance.waiting, deferred, decided, settled_in);
+    let sender = send::Sender::new(term.clone(), publisher, topics, inheritance.waiting, deferred);
     let loops = async {
         tokio::try_join!(
             read::read(term.clone(), resume, pages, deferred_seen.clone()),
             retry::retry(term.clone(), due, deferred_seen),
-            sender.run(pages_in, due_in),
+            sender.run(pages_in, due_in, decided, settled_in),
             settle::settle(term.clone(), position, decided_in, settled),
         )
     };

@@ -100,7 +100,10 @@ async fn room<'a>(
             break;
         }
         if !said {
-            tracing::error!(deferred_max = cap, "reading stopped because the cap of deferred rows is reached");
+            tracing::error!(
+                deferred_max = cap,
+                "reading stopped because the cap of deferred rows is reached"
+            );
             said = true;
         }
         tokio::select! {

@@ -44,7 +44,8 @@ pub(super) async fn retry(
             if session.is_none() {
                 session = Some(term.server.connect("retry").await?);
             }
-            deferred::due(session.as_mut().expect("it was opened above"), HEADS, FOLLOWERS, max_row_bytes).await
+            deferred::due(session.as_mut().expect("it was opened above"), HEADS, FOLLOWERS, max_row_bytes)
+                .await
         };
         let rows = match fetched.await {
             Ok(rows) => rows,

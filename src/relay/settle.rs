@@ -33,7 +33,8 @@ pub(super) async fn settle(
     let mut seq = 0;
     let mut durable_at = Instant::now();
     let mut wrote_at = Instant::now();
-    while let Some(batches) = company(&mut decided, wrote_at + COMPANY, term.config.page_rows, &running).await {
+    while let Some(batches) = company(&mut decided, wrote_at + COMPANY, term.config.page_rows, &running).await
+    {
         let mut outcome = Outcome::default();
         let mut freed = Settled::default();
         let mut waiting = Vec::new();
@@ -42,6 +43,7 @@ pub(super) async fn settle(
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
             outcome.deferred.extend(batch.outcome.deferred);
+            freed.gone += batch.outcome.departed.len();
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
                 position = next;
@@ -65,7 +67,9 @@ pub(super) async fn settle(
         }
         // Nobody waits any more when the sender or the retry loop has ended.
         let _ = settled.send(freed).await;
-        waiting.into_iter().for_each(|waiter| drop(waiter.send(())));
+        for waiter in waiting {
+            let _ = waiter.send(());
+        }
     }
     if let Some(session) = session {
         session.close().await;
@@ -132,7 +136,10 @@ async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settleme
         term.metrics.database_error(Operation::Settle);
         if matches!(error, StoreError::LeaseLost) {
             term.metrics.fencing_rejections.inc();
-            tracing::warn!(epoch = term.epoch, "deposed leader settled nothing, another relay holds the lease");
+            tracing::warn!(
+                epoch = term.epoch,
+                "deposed leader settled nothing, another relay holds the lease"
+            );
         }
         refuse_or_wait(error, "settle", &mut pause, term).await?;
     }

@@ -11,8 +11,11 @@ use prometheus::local::LocalHistogram;
 use tokio::task::JoinSet;
 
 use crate::kafka::{KafkaError, Refusal, TopicState, Topics};
-use crate::message::TopicFacts;
-use crate::metrics::{Metrics, TopicMetrics};
+use crate::message::{OutboxRow, TopicFacts};
+use crate::metrics::{AttemptResult, DeferReason, Metrics, Outcome, TopicMetrics};
+use crate::store::settle::Reason;
+
+use super::batch::{Batch, DueBatch, Fate};
 
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
@@ -28,6 +31,13 @@ pub(super) struct Topic {
     pub delivery: LocalHistogram,
     asked_at: Option<Instant>,
     asking: bool,
+}
+
+impl Topic {
+    /// A row was confirmed at `now_us`, database clock.
+    pub fn confirmed(&mut self, row: &OutboxRow, now_us: i64) {
+        self.delivery.observe((now_us - row.created_us).max(0) as f64 / 1e6);
+    }
 }
 
 pub(super) enum Standing {
@@ -90,12 +100,15 @@ impl KnownTopics {
         }
     }
 
-    /// Asks about the topic unless a question is on its way or was answered just now.
-    pub fn ask(&mut self, name: &Arc<str>) {
+    /// Asks about the topic, unless a question was answered just now. Returns whether one is on its way.
+    pub fn ask(&mut self, name: &Arc<str>) -> bool {
         let client = self.client.clone();
         let topic = self.get(name);
-        if topic.asking || topic.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-            return;
+        if topic.asking {
+            return true;
+        }
+        if topic.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return false;
         }
         topic.asking = true;
         topic.asked_at = Some(Instant::now());
@@ -104,6 +117,7 @@ impl KnownTopics {
             let answer = client.describe(Arc::clone(&name)).await;
             (name, answer)
         });
+        true
     }
 
     /// Asks about every topic whose answer has grown old.
@@ -119,7 +133,9 @@ impl KnownTopics {
             })
             .map(|(name, _)| Arc::clone(name))
             .collect();
-        old.iter().for_each(|name| self.ask(name));
+        for name in old {
+            self.ask(&name);
+        }
     }
 
     /// Waits for an answer and takes it in. Never returns while nothing is asked. Safe to drop.
@@ -168,4 +184,58 @@ impl KnownTopics {
         let is_ready = |topic: &Topic| matches!(topic.standing, Standing::Ready { .. });
         self.known.iter().filter(|(_, t)| is_ready(t)).map(|(name, _)| Arc::clone(name)).collect()
     }
+
+    /// Counts rows read for the first time.
+    pub fn count_read(&mut self, rows: &[OutboxRow]) {
+        for run in rows.chunk_by(|a, b| Arc::ptr_eq(&a.topic, &b.topic)) {
+            self.get(&run[0].topic).metrics.read(run.len() as u64);
+        }
+    }
+
+    /// Counts what became of a page.
+    pub fn count_batch(&mut self, batch: &Batch) {
+        self.count(batch.rows.iter().zip(&batch.fates));
+    }
+
+    /// Counts what became of due rows.
+    pub fn count_due(&mut self, due: &DueBatch) {
+        self.count(due.rows.iter().map(|due| &due.row).zip(&due.fates));
+    }
+
+    /// Sums up per topic first: the metrics are touched per batch, not per row.
+    fn count<'r>(&mut self, rows: impl Iterator<Item = (&'r OutboxRow, &'r Fate)>) {
+        let mut sums: HashMap<&Arc<str>, Sums> = HashMap::new();
+        for (row, fate) in rows {
+            let sum = sums.entry(&row.topic).or_default();
+            match fate {
+                Fate::Published(_) => {
+                    sum.delivered += 1;
+                    sum.bytes += row.payload.as_ref().map_or(0, |p| p.len() as u64)
+                        + row.key.as_ref().map_or(0, |k| k.len() as u64);
+                }
+                Fate::Expired => sum.expired += 1,
+                Fate::PutOff(deferral) => sum.deferred[deferral.reason as usize] += 1,
+                Fate::Waiting | Fate::InFlight | Fate::Returned => {}
+            }
+        }
+        for (name, sum) in sums {
+            let topic = self.get(name);
+            topic.metrics.messages(Outcome::Delivered, sum.delivered);
+            topic.metrics.attempts(AttemptResult::Ack, sum.delivered);
+            topic.metrics.published_bytes(sum.bytes);
+            topic.metrics.messages(Outcome::Expired, sum.expired);
+            topic.metrics.deferred(DeferReason::Retry, sum.deferred[Reason::Retry as usize]);
+            topic.metrics.deferred(DeferReason::Behind, sum.deferred[Reason::Behind as usize]);
+            topic.metrics.deferred(DeferReason::Scheduled, sum.deferred[Reason::Scheduled as usize]);
+            topic.delivery.flush();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sums {
+    delivered: u64,
+    bytes: u64,
+    expired: u64,
+    deferred: [u64; 3],
 }

@@ -79,7 +79,8 @@ async fn open(options: &PgConnectOptions) -> Result<Session, StoreError> {
     let server = session
         .within("read server state", async |c| sqlx::query(include_str!("sql/server.sql")).fetch_one(c).await)
         .await?;
-    let flag = |name| server.try_get::<bool, _>(name).map_err(|e| StoreError::from_sqlx("read server state", e));
+    let flag =
+        |name| server.try_get::<bool, _>(name).map_err(|e| StoreError::from_sqlx("read server state", e));
     if flag("replica")? {
         return Err(StoreError::Unusable(format!(
             "{} is a replica; the relay needs the primary (postgres.url may name several hosts, the writable one wins)",

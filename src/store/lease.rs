@@ -58,7 +58,11 @@ pub async fn read_lease(session: &mut Session) -> Result<Lease, StoreError> {
     let row = session
         .within(WHAT, async |c| sqlx::query(include_str!("sql/lease.sql")).fetch_optional(c).await)
         .await?
-        .ok_or_else(|| StoreError::Unusable("outbox.lease or outbox.beat is empty: run outbox-relay migrate --rebase".into()))?;
+        .ok_or_else(|| {
+            StoreError::Unusable(
+                "outbox.lease or outbox.beat is empty: run outbox-relay migrate --rebase".into(),
+            )
+        })?;
     let read = |row: &PgRow| -> Result<Lease, sqlx::Error> {
         Ok(Lease {
             holder: row.try_get("holder")?,
@@ -141,7 +145,9 @@ pub async fn read_position(session: &mut Session) -> Result<Resume, StoreError> 
     let row = session
         .within(WHAT, async |c| sqlx::query(include_str!("sql/position.sql")).fetch_optional(c).await)
         .await?
-        .ok_or_else(|| StoreError::Unusable("outbox.ledger is empty: the position is lost, restore the ledger".into()))?;
+        .ok_or_else(|| {
+            StoreError::Unusable("outbox.ledger is empty: the position is lost, restore the ledger".into())
+        })?;
     let read = |row: &PgRow| -> Result<Resume, sqlx::Error> {
         let late: Option<String> = row.try_get("late_snapshot")?;
         let after: Option<i64> = row.try_get("late_after")?;

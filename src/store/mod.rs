@@ -3,6 +3,7 @@
 //! One typed function per file of `sql/`. Knows nothing of Kafka. Statements with which the relay writes carry the
 //! lease's epoch and the incarnation token; losing either has a name ([`StoreError`]), not a boolean.
 
+pub mod backlog;
 pub mod connect;
 pub mod deferred;
 pub mod lease;
@@ -64,9 +65,9 @@ impl StoreError {
             // Server shutting down, crashed, starting up; connection limit; read-only after a failover.
             "57P01" | "57P02" | "57P03" | "57014" | "53300" | "25006" => StoreError::Unavailable(source),
             _ if code.starts_with("08") => StoreError::Unavailable(source),
-            "28000" | "28P01" => {
-                StoreError::Unusable(format!("postgres refuses the login: {text}; check user and password in postgres.url"))
-            }
+            "28000" | "28P01" => StoreError::Unusable(format!(
+                "postgres refuses the login: {text}; check user and password in postgres.url"
+            )),
             "3D000" => StoreError::Unusable(format!("{text}; check the database name in postgres.url")),
             "42501" => StoreError::Unusable(format!(
                 "{text}; grant the role outbox_relay to this login (outbox-relay migrate makes the role)"
@@ -75,7 +76,9 @@ impl StoreError {
                 "{text}; the outbox schema is missing or incomplete in this database: run outbox-relay migrate"
             )),
             // A replica cannot read unlogged tables and has no WAL position of its own.
-            "55000" | "0A000" => StoreError::Unusable(format!("{text}; this server is a replica, the relay needs the primary")),
+            "55000" | "0A000" => {
+                StoreError::Unusable(format!("{text}; this server is a replica, the relay needs the primary"))
+            }
             _ => StoreError::Failed { what, source },
         }
     }

@@ -218,7 +218,9 @@ impl Default for Answer {
 fn facts(text: &str) -> Result<Facts, StoreError> {
     let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
     let fields: Vec<&str> = text.split(' ').collect();
-    let [snapshot, remembered, last_id, written, flushed, clock] = fields[..] else { return Err(unreadable()) };
+    let [snapshot, remembered, last_id, written, flushed, clock] = fields[..] else {
+        return Err(unreadable());
+    };
     if remembered != "t" {
         return Err(StoreError::Forgotten);
     }
@@ -238,7 +240,9 @@ fn facts(text: &str) -> Result<Facts, StoreError> {
 pub async fn flush_barrier(session: &mut Session, written: Option<i64>) -> Result<(), StoreError> {
     let Some(written) = written else { return Ok(()) };
     let state = session
-        .within("read the flushed position", async |c| sqlx::query(include_str!("sql/flushed.sql")).fetch_one(c).await)
+        .within("read the flushed position", async |c| {
+            sqlx::query(include_str!("sql/flushed.sql")).fetch_one(c).await
+        })
         .await?;
     let what = "read the flushed position";
     let flushed: i64 = state.try_get("flushed").map_err(|e| StoreError::from_sqlx(what, e))?;

@@ -34,7 +34,11 @@ impl TopicNames {
 }
 
 /// The columns id … expires_at in the order of `sql/poll.sql`, the first at index `first`.
-pub(super) fn outbox_row(row: &PgRow, first: usize, names: &mut TopicNames) -> Result<OutboxRow, sqlx::Error> {
+pub(super) fn outbox_row(
+    row: &PgRow,
+    first: usize,
+    names: &mut TopicNames,
+) -> Result<OutboxRow, sqlx::Error> {
     Ok(OutboxRow {
         id: int8(row, first)?.unwrap_or(0),
         event_id: bytes(row, first + 1)?.and_then(|b| Uuid::from_slice(b).ok()).unwrap_or_default(),
@@ -95,10 +99,9 @@ fn timestamp(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
 
 fn fixed<const N: usize>(row: &PgRow, index: usize) -> Result<Option<[u8; N]>, sqlx::Error> {
     match bytes(row, index)? {
-        Some(bytes) => bytes
-            .try_into()
-            .map(Some)
-            .map_err(|_| sqlx::Error::Decode(format!("column {index} has {} bytes, not {N}", bytes.len()).into())),
+        Some(bytes) => bytes.try_into().map(Some).map_err(|_| {
+            sqlx::Error::Decode(format!("column {index} has {} bytes, not {N}", bytes.len()).into())
+        }),
         None => Ok(None),
     }
 }

@@ -1,0 +1,51 @@
+//! Lag and backlog: sampled every few seconds on a connection of their own, by leader and standbys alike, so that
+//! they do not vanish with the leader.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::health::{Health, Loop};
+use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
+use crate::store::{Server, Session, backlog};
+
+/// How often is sampled.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Samples for ever.
+pub async fn sample(server: Server, metrics: Arc<Metrics>, health: Arc<Health>) {
+    let running = health.running(Loop::Sample);
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut session: Option<Session> = None;
+    loop {
+        every.tick().await;
+        running.tick();
+        let started = Instant::now();
+        let sampled = async {
+            if session.is_none() {
+                session = Some(server.connect("sample").await?);
+            }
+            backlog::sample(session.as_mut().expect("it was opened above")).await
+        };
+        match sampled.await {
+            Ok(sample) => {
+                metrics.database_seconds(Operation::Sample, started.elapsed().as_secs_f64());
+                metrics.set_dependency_up(Dependency::Postgres, true);
+                metrics.set_backlog(BacklogState::Ready, sample.ready as u64);
+                metrics.set_backlog(BacklogState::Retrying, sample.deferred.retrying.max(0) as u64);
+                metrics.set_backlog(BacklogState::Blocked, sample.deferred.behind.max(0) as u64);
+                metrics.set_backlog(BacklogState::Scheduled, sample.deferred.scheduled.max(0) as u64);
+                let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
+                metrics.set_oldest_pending(unread, &sample.oldest_deferred);
+                metrics.lease_epoch.set(sample.epoch as f64);
+            }
+            // Whoever leads or follows says it; here only the gauge does.
+            Err(error) => {
+                session = None;
+                metrics.database_error(Operation::Sample);
+                metrics.set_dependency_up(Dependency::Postgres, false);
+                tracing::debug!(error = %error, "backlog could not be measured");
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The sender's second route: due rows, each alone, one in flight per key.
+
+use std::sync::Arc;
+
+use super::{Sender, now_us};
+use crate::kafka::{NotTaken, Refusal};
+use crate::message::{Fitness, judge};
+use crate::receipt::Receipt;
+use crate::relay::TermEnd;
+use crate::relay::batch::{Fate, Tag};
+use crate::relay::topics::Standing;
+use crate::store::settle::{Deferral, Reason};
+use crate::verdict::{Failure, Route, Verdict, decide};
+
+/// Due rows offered between two looks at the reports.
+const SLICE: usize = 200;
+
+impl Sender<'_> {
+    /// A row may be offered, as far as is known.
+    pub(super) fn due_may_go(&self) -> bool {
+        !self.due_waits && self.due.as_ref().is_some_and(|due| !due.ready.is_empty())
+    }
+
+    /// Offers the next row of every chain that may go on.
+    pub(super) fn hand_over_due(&mut self) -> Result<(), TermEnd> {
+        for _ in 0..SLICE {
+            if !self.due_may_go() {
+                return Ok(());
+            }
+            let due = self.due.as_mut().expect("only a batch has ready chains");
+            let chain = *due.ready.last().expect("a chain is ready");
+            let Some(&index) = due.chains[chain].last() else {
+                due.ready.pop();
+                continue;
+            };
+            let row = &due.rows[index].row;
+            let now_us = now_us() + self.clock_us;
+            if row.expires_us.is_some_and(|at| at <= now_us) {
+                due.fates[index] = Fate::Expired;
+                due.chains[chain].pop();
+                continue;
+            }
+            let topic = Arc::clone(&row.topic);
+            // A row that goes alone shares its protocol batch with nobody: no limit is below its batch size.
+            let Some(facts) = self.topics.facts(&topic, self.publisher.compresses(), 0) else {
+                self.ask_for_due(&topic, index);
+                continue;
+            };
+            if let Fitness::Unfit(text) = judge(row, &facts) {
+                let failure = Failure::Refused;
+                self.due_failed(index, Refusal { failure, class: failure.class(), text });
+                continue;
+            }
+            let opaque = Tag { due: true, no: due.no, index }.encode();
+            match self.publisher.hand_over(Route::Alone, row, &self.term.stamp, now_us, opaque) {
+                Ok(()) => {
+                    due.fates[index] = Fate::InFlight;
+                    due.in_flight += 1;
+                    due.ready.pop();
+                }
+                Err(NotTaken::Full) => return Ok(()),
+                Err(NotTaken::Dead) => {
+                    self.publisher.revive_second()?;
+                    let text = "the producer ended".to_owned();
+                    self.due_failed(index, Refusal { failure: Failure::NotWritten, class: "fatal", text });
+                }
+                Err(NotTaken::Refused(refusal)) => self.due_failed(index, refusal),
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic is not known to be there: a due row is what asks (again). It fails if the answer is no.
+    fn ask_for_due(&mut self, topic: &Arc<str>, index: usize) {
+        if self.topics.ask(topic) {
+            self.due_waits = true;
+            return;
+        }
+        match &self.topics.get(topic).standing {
+            Standing::Sick { refusal, .. } => {
+                let refusal = refusal.clone();
+                self.due_failed(index, refusal);
+            }
+            // The last question got no answer; it is repeated soon.
+            _ => self.due_waits = true,
+        }
+    }
+
+    /// Takes the report of a row that went alone.
+    pub(super) fn take_due_report(&mut self, tag: Tag, result: Result<Receipt, Box<Refusal>>, now_us: i64) {
+        let Some(due) = self.due.as_mut().filter(|due| due.no == tag.no) else { return };
+        due.in_flight -= 1;
+        match result {
+            Ok(receipt) => {
+                let row = &due.rows[tag.index].row;
+                self.topics.get(&row.topic).confirmed(row, now_us);
+                due.fates[tag.index] = Fate::Published(receipt);
+                let chain = due.chain_of[tag.index];
+                due.chains[chain].pop();
+                due.ready.push(chain);
+            }
+            Err(refusal) => self.due_failed(tag.index, *refusal),
+        }
+    }
+
+    /// A row that went alone failed: it is put off again, and what waits behind it stays where it is.
+    fn due_failed(&mut self, index: usize, refusal: Refusal) {
+        let Some(due) = self.due.as_mut() else { return };
+        let chain = due.chain_of[index];
+        due.chains[chain].clear();
+        due.ready.retain(|ready| *ready != chain);
+        let failed = &due.rows[index];
+        let (id, topic, key) = (failed.row.id, Arc::clone(&failed.row.topic), failed.row.key.clone());
+        let was_scheduled = failed.reason == Reason::Scheduled;
+        let tries = failed.tries.saturating_add(1);
+        let spent = decide(refusal.failure, Route::Alone) == Verdict::PutOff { spent: true };
+        let attempts = failed.attempts.saturating_add(i32::from(spent));
+        let delay_ms = super::millis(self.term.backoff().delay(tries.max(1) as u32, rand::random()));
+        due.fates[index] = Fate::PutOff(Box::new(Deferral {
+            id,
+            reason: Reason::Retry,
+            delay_ms: Some(delay_ms),
+            attempts,
+            tries,
+            class: Some(refusal.class),
+            error: Some(refusal.text.clone()),
+        }));
+        tracing::warn!(
+            id,
+            topic = &*topic,
+            tries,
+            class = refusal.class,
+            reason = refusal.text,
+            delay_ms,
+            "deferred row failed again"
+        );
+        // A scheduled row blocked nobody so far; from now on its key waits for it.
+        if was_scheduled {
+            self.keys.wait(&topic, key.as_deref(), 1);
+        }
+        self.count_refusal(&topic, &refusal);
+        if refusal.failure == Failure::Topic {
+            self.sicken(&topic, &refusal);
+        }
+    }
+}

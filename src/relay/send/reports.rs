@@ -1,0 +1,171 @@
+//! The sender's other half: what reports say, and the end of a main producer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Sender, now_us, suspect};
+use crate::kafka::Refusal;
+use crate::metrics::RedeliveryCause;
+use crate::relay::TermEnd;
+use crate::relay::batch::{Fate, Tag};
+use crate::store::settle::Reason;
+use crate::verdict::{Failure, Route, Verdict, decide};
+
+/// How long a dead producer's last reports are waited for before it is purged, and then again before it is given up.
+const LAST_REPORTS: Duration = Duration::from_secs(3);
+
+/// A row that came back, and why.
+pub(super) struct Returned {
+    pub no: u64,
+    pub index: usize,
+    pub refusal: Box<Refusal>,
+}
+
+impl Sender<'_> {
+    /// Takes in what has been reported. Confirms decide their rows; failures are collected for judgement.
+    pub(super) fn take_reports(&mut self) {
+        let mut reports = std::mem::take(&mut self.reports);
+        self.publisher.inbox().take(&mut reports);
+        let now_us = now_us() + self.clock_us;
+        let mut confirmed = false;
+        if !reports.is_empty() {
+            self.full = false;
+        }
+        for report in reports.drain(..) {
+            // A producer that was given up: its rows have been judged without it.
+            if !self.publisher.is_current(&report) {
+                continue;
+            }
+            let tag = Tag::decode(report.opaque);
+            if tag.due {
+                self.take_due_report(tag, report.result, now_us);
+                continue;
+            }
+            self.outstanding -= 1;
+            let at = self.batch_at(tag.no);
+            let batch = &mut self.window[at];
+            match report.result {
+                Ok(receipt) => {
+                    confirmed = true;
+                    let row = &batch.rows[tag.index];
+                    self.topics.get(&row.topic).confirmed(row, now_us);
+                    batch.set(tag.index, Fate::Published(receipt));
+                }
+                Err(refusal) => {
+                    batch.set(tag.index, Fate::Returned);
+                    self.returned.push(Returned { no: tag.no, index: tag.index, refusal });
+                }
+            }
+        }
+        if confirmed {
+            self.term.metrics.last_delivery_timestamp.set(now_us as f64 / 1e6);
+        }
+        self.reports = reports;
+    }
+
+    /// Judges what came back. While the main producer lives, single topics' failures; once it is dead and its last
+    /// report is in, everything, in the order in which the rows were handed over.
+    pub(super) fn judge_returned(&mut self) -> Result<(), TermEnd> {
+        let is_innocent = |r: &Returned| decide(r.refusal.failure, Route::Main) == Verdict::SendAgain;
+        if !self.returned.is_empty() && (self.publisher.is_dead() || self.returned.iter().any(is_innocent)) {
+            self.dead_since.get_or_insert_with(Instant::now);
+        }
+        if let Some(since) = self.dead_since {
+            if self.outstanding > 0 && since.elapsed() < 2 * LAST_REPORTS {
+                if since.elapsed() >= LAST_REPORTS {
+                    self.publisher.purge_main();
+                }
+                return Ok(());
+            }
+            return self.replace_main();
+        }
+        if self.swap_wanted && self.outstanding == 0 {
+            return self.replace_main();
+        }
+        if !self.returned.is_empty() {
+            let mut returned = std::mem::take(&mut self.returned);
+            returned.sort_unstable_by_key(|r| (r.no, r.index));
+            for row in returned {
+                self.judge(row);
+            }
+            self.publisher.reset();
+        }
+        Ok(())
+    }
+
+    /// Decides a returned row; `true` if it goes out again.
+    fn judge(&mut self, Returned { no, index, refusal }: Returned) -> bool {
+        let at = self.batch_at(no);
+        let row = &self.window[at].rows[index];
+        let (id, topic) = (row.id, Arc::clone(&row.topic));
+        let blocked = self.keys.blocks(&topic, row.key.as_deref());
+        let verdict = decide(refusal.failure, Route::Main);
+        if verdict != Verdict::SendAgain {
+            self.count_refusal(&topic, &refusal);
+        }
+        if blocked {
+            self.put_off(at, index, Reason::Behind, None, None, false);
+            return false;
+        }
+        match verdict {
+            Verdict::SendAgain => return true,
+            Verdict::Suspect => {
+                tracing::warn!(
+                    id,
+                    topic = &*topic,
+                    reason = refusal.text,
+                    "outbox row is suspect, it goes alone"
+                );
+                self.put_off(at, index, Reason::Retry, Some(0), Some(suspect()), false);
+            }
+            Verdict::PutOff { .. } => self.put_off_sick(at, index, *refusal),
+        }
+        false
+    }
+
+    /// The main producer is dead (or has to give way): judge what it left, then send the innocents again, in order,
+    /// through the spare. What never got a report may have been written: it goes again, and is counted.
+    fn replace_main(&mut self) -> Result<(), TermEnd> {
+        let mut returned = std::mem::take(&mut self.returned);
+        for batch in &mut self.window {
+            for (index, fate) in batch.fates.iter_mut().enumerate() {
+                if matches!(fate, Fate::InFlight) {
+                    *fate = Fate::Returned;
+                    let text = "no report before the producer was given up".to_owned();
+                    let refusal = Refusal { failure: Failure::Unknown, class: "fatal", text };
+                    returned.push(Returned { no: batch.no, index, refusal: Box::new(refusal) });
+                }
+            }
+        }
+        returned.sort_unstable_by_key(|r| (r.no, r.index));
+        let mut again: Vec<(u64, usize)> = self.again.drain(..).collect();
+        let mut possibly_written = 0;
+        for row in returned {
+            let (no, index, failure) = (row.no, row.index, row.refusal.failure);
+            if !self.judge(row) {
+                continue;
+            }
+            let at = self.batch_at(no);
+            if failure == Failure::Unknown {
+                possibly_written += 1;
+                let topic = &self.window[at].rows[index].topic;
+                self.topics.get(topic).metrics.redeliveries(RedeliveryCause::ProducerReplaced, 1);
+            }
+            self.window[at].set(index, Fate::Waiting);
+            again.push((no, index));
+        }
+        again.sort_unstable();
+        tracing::warn!(
+            again = again.len(),
+            possibly_written,
+            "kafka producer replaced, innocent rows go out again"
+        );
+        self.again = again.into();
+        self.outstanding = 0;
+        self.dead_since = None;
+        self.swap_wanted = false;
+        self.term.metrics.producer_replaced.inc();
+        self.publisher.replace_main()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! How much waits, and for how long: what the gauges show, on leaders and standbys alike.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::deferred::{DeferredCounts, counts};
+use super::{Session, StoreError};
+
+/// One sample.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Backlog {
+    /// Ids drawn and not read: an upper bound of the rows that wait to be read, exact at zero.
+    pub ready: i64,
+    /// Topic and time (Unix seconds, database clock) of the first row that was not read.
+    pub first_unread: Option<(String, f64)>,
+    /// Deferred rows.
+    pub deferred: DeferredCounts,
+    /// Oldest deferred row of each topic, Unix seconds.
+    pub oldest_deferred: BTreeMap<String, f64>,
+    /// The lease's epoch.
+    pub epoch: i64,
+}
+
+/// Takes a sample: three short statements, whatever the backlog.
+pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
+    const WHAT: &str = "measure the backlog";
+    let row = session
+        .within(WHAT, async |c| sqlx::query(include_str!("sql/backlog.sql")).fetch_one(c).await)
+        .await?;
+    let oldest = session
+        .within(WHAT, async |c| sqlx::query(include_str!("sql/deferred_oldest.sql")).fetch_all(c).await)
+        .await?;
+    let deferred = counts(session).await?;
+    let read = |row: &PgRow, oldest: &[PgRow]| -> Result<Backlog, sqlx::Error> {
+        let topic: Option<String> = row.try_get("topic")?;
+        let created_at: Option<f64> = row.try_get("created_at")?;
+        Ok(Backlog {
+            ready: row.try_get::<i64, _>("ready")?.max(0),
+            first_unread: topic.zip(created_at),
+            deferred,
+            oldest_deferred: oldest
+                .iter()
+                .map(|row| Ok((row.try_get("topic")?, row.try_get("oldest")?)))
+                .collect::<Result<_, sqlx::Error>>()?,
+            epoch: row.try_get("epoch")?,
+        })
+    };
+    read(&row, &oldest).map_err(|e| StoreError::from_sqlx(WHAT, e))
+}

@@ -1,0 +1,6 @@
+-- The oldest deferred row of each topic. No row: nothing is deferred.
+-- Reads the whole table, which retry.deferred_max bounds.
+select d.topic, extract(epoch from min(d.created_at))::double precision as oldest
+  from outbox.deferred d
+ where d.reason <> 'scheduled'
+ group by d.topic
