@@ -226,10 +226,10 @@ impl Env {
         use outbox_relay::servers::kafka::RELAY_USER;
         let relay = RelayBuilder::new(&self.relay_url(), &self.kafka().await.server.restricted_brokers());
         relay
-            .env("OUTBOX_RELAY__KAFKA__PROPERTIES__SECURITY.PROTOCOL", "sasl_plaintext")
-            .env("OUTBOX_RELAY__KAFKA__PROPERTIES__SASL.MECHANISM", "PLAIN")
-            .env("OUTBOX_RELAY__KAFKA__PROPERTIES__SASL.USERNAME", RELAY_USER)
-            .env("OUTBOX_RELAY__KAFKA__PROPERTIES__SASL.PASSWORD", RELAY_USER)
+            .property("security.protocol", "sasl_plaintext")
+            .property("sasl.mechanism", "PLAIN")
+            .property("sasl.username", RELAY_USER)
+            .property("sasl.password", RELAY_USER)
     }
 
     /// Starts a relay with defaults.

@@ -17,13 +17,19 @@ use super::wait::{DEADLINE, wait_for};
 #[derive(Debug, Clone)]
 pub struct RelayBuilder {
     variables: Vec<(String, String)>,
+    properties: Vec<String>,
     arguments: Vec<String>,
     errors_expected: bool,
 }
 
 impl RelayBuilder {
     pub(super) fn new(database_url: &str, brokers: &str) -> Self {
-        let relay = Self { variables: Vec::new(), arguments: vec!["run".into()], errors_expected: false };
+        let relay = Self {
+            variables: Vec::new(),
+            properties: Vec::new(),
+            arguments: vec!["run".into()],
+            errors_expected: false,
+        };
         relay
             .env("DATABASE_URL", database_url)
             .env("KAFKA_BROKERS", brokers)
@@ -31,10 +37,17 @@ impl RelayBuilder {
             .set("log.format", "json")
     }
 
-    /// Sets a configuration key by its name in the file: `lease.ttl`, `kafka.properties`' keys by [`Self::env`].
+    /// Sets a configuration key by its name in the file: `lease.ttl`.
     pub fn set(self, key: &str, value: impl ToString) -> Self {
         let name = format!("OUTBOX_RELAY__{}", key.to_uppercase().replace('.', "__"));
         self.env(name, value)
+    }
+
+    /// Adds a line to `[kafka.properties]`.
+    pub fn property(mut self, name: &str, value: impl ToString) -> Self {
+        let value = value.to_string().replace('\\', r"\\").replace(';', r"\;");
+        self.properties.push(format!("{name}={value}"));
+        self
     }
 
     /// Sets an environment variable; the last one of a name counts.
@@ -62,6 +75,9 @@ impl RelayBuilder {
             // A configuration file that happens to lie in the working directory must not reach the test.
             let command = relay.command().args(&self.arguments).current_dir(std::env::temp_dir());
             command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+            if !self.properties.is_empty() {
+                command.env("OUTBOX_RELAY__KAFKA__PROPERTIES", self.properties.join(";"));
+            }
             command.stdout(Stdio::null()).stderr(Stdio::piped());
             let process = relay.spawn()?;
             let log = Arc::new(Mutex::new(Vec::new()));
@@ -290,4 +306,24 @@ impl Metrics {
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.get(name, labels).unwrap_or_else(|| panic!("no series {name} {labels:?} in\n{}", self.text))
     }
+}
+
+#[test]
+fn series_are_found_by_name_and_labels() {
+    let text =
+        "# TYPE a counter\na{topic=\"x\",outcome=\"y\"} 2\na{topic=\"z\",outcome=\"y\"} 3\nab 7\n".to_owned();
+    let metrics = Metrics { text };
+    assert_eq!(metrics.get("a", &[("outcome", "y")]), Some(5.0));
+    assert_eq!(metrics.get("a", &[("outcome", "y"), ("topic", "z")]), Some(3.0));
+    assert_eq!(metrics.get("a", &[("topic", "none")]), None);
+    assert_eq!(metrics.get("ab", &[]), Some(7.0));
+}
+
+#[test]
+fn a_panic_counts_as_an_error() {
+    let info = r#"{"timestamp":"t","level":"INFO","message":"listening","address":"127.0.0.1:1"}"#;
+    let info = LogLine::parse(info.to_owned());
+    assert_eq!((info.message(), info.is_error()), (Some("listening"), false));
+    assert_eq!(info.field("address").and_then(Value::as_str), Some("127.0.0.1:1"));
+    assert!(LogLine::parse("thread 'main' panicked at src/main.rs:1:1:".to_owned()).is_error());
 }
