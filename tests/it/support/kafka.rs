@@ -119,7 +119,7 @@ impl Kafka {
     }
 
     /// Reads a topic from its start: to its end, or until `at_least` records are there. By partition and offset.
-    /// When the time is over it returns what it has; Err with the last trouble if that was nothing.
+    /// When the time is over, the former panics and the latter returns what there is.
     pub async fn read(&self, topic: &str, at_least: Option<usize>, within: Duration) -> Vec<Record> {
         let (brokers, topic) = (self.server.brokers(), topic.to_owned());
         blocking(move || read(&brokers, &topic, at_least, within)).await
