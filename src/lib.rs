@@ -55,6 +55,7 @@ pub mod ordering;
 pub mod position;
 pub mod receipt;
 pub mod relay;
+pub mod servers;
 pub mod store;
 pub mod telemetry;
 pub mod verdict;

@@ -1,0 +1,58 @@
+# Everything a developer types. Each target installs what it lacks; none reads standard input.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# A toolchain from rustup is found even where the login files were not read.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Quieter in .ci/run.
+CARGO_FLAGS ?= --locked
+
+.PHONY: help
+help: ## lists every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## installs what is missing: C toolchain, OpenSSL, Postgres, Java, Maven (Debian, Ubuntu)
+	@scripts/setup.sh
+
+.PHONY: kafka
+kafka: target/kafka/fetched ## fetches Apache Kafka's jars to target/kafka/lib
+
+target/kafka/fetched: deploy/kafka/pom.xml | setup
+	@scripts/kafka.sh target/kafka/lib
+	@touch $@
+
+.PHONY: build
+build: setup ## builds the relay for development
+	@cargo build $(CARGO_FLAGS)
+
+.PHONY: demo
+demo: setup kafka build ## orders, two relays, a killed leader, an audit: about a minute
+	@$(TARGET)/debug/outbox-relay demo --kafka-jars target/kafka/lib
+
+.PHONY: test
+test: setup kafka ## all tests, on real Postgres and real Kafka
+	@cargo test --no-run $(CARGO_FLAGS)
+	@cargo test --locked
+
+.PHONY: lint
+lint: setup compose-check ## format, clippy, scripts and docker-compose.yml
+	@cargo fmt --check
+	@cargo clippy --all-targets $(CARGO_FLAGS) -- -D warnings
+	@for script in scripts/*.sh .ci/run; do bash -n $$script; done
+
+.PHONY: compose-check
+compose-check: ## checks docker-compose.yml with Debian's compose tool, without an engine
+	@scripts/setup.sh compose
+	@scripts/compose-check.sh
+
+.PHONY: bench
+bench: setup kafka ## the relay against librdkafka alone, and its latency: some minutes
+	@cargo bench $(CARGO_FLAGS) --bench relay
+
+.PHONY: clean
+clean: ## removes everything built and fetched
+	@cargo clean
+	@rm -rf target/kafka

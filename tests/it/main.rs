@@ -1,0 +1,7 @@
+//! All tests that need real servers, in one binary: one module per promise, everything shared in `support`.
+//!
+//! `make test` installs what they need. A server that cannot be started fails the test; nothing is skipped.
+#![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
+
+mod servers_smoke;
+mod support;

@@ -1,0 +1,191 @@
+//! A private Kafka with an admin client and a reader of whole topics; shared by all tests or one test's own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outbox_relay::servers::kafka::KAFKA_JARS;
+use outbox_relay::servers::{KafkaOptions, PrivateKafka};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use tokio::sync::OnceCell;
+
+use super::blocking;
+
+/// For requests to a broker that shares two cores with everything else.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// A record as a consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since 1970, if the record has a time.
+    pub timestamp: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub payload: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// The value of the first header of this name, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+
+    /// The row's `event_id`.
+    #[track_caller]
+    pub fn event_id(&self) -> uuid::Uuid {
+        let text = self.header("event-id").expect("every record of the relay has an event-id");
+        text.parse().expect("an event-id is a uuid")
+    }
+
+    /// The row's `id`.
+    #[track_caller]
+    pub fn seq(&self) -> i64 {
+        let text = self.header("outbox-seq").expect("every record of the relay has an outbox-seq");
+        text.parse().expect("an outbox-seq is a number")
+    }
+
+    /// The leader's epoch, where the relay was told to send it under this name.
+    pub fn epoch(&self) -> Option<i64> {
+        self.header("outbox-epoch")?.parse().ok()
+    }
+
+    fn from(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let headers = headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)));
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis(),
+            key: message.key().map(<[u8]>::to_vec),
+            payload: message.payload().map(<[u8]>::to_vec),
+            headers: headers.collect(),
+        }
+    }
+}
+
+/// A broker and the clients with which tests look at it.
+pub struct Kafka {
+    pub server: Arc<PrivateKafka>,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Kafka {
+    /// The broker that all tests of this process share. It ends with the process.
+    pub async fn shared() -> Arc<Self> {
+        static SHARED: OnceCell<Arc<Kafka>> = OnceCell::const_new();
+        Arc::clone(SHARED.get_or_init(|| Self::start(Self::options())).await)
+    }
+
+    /// A broker for one test, to be stopped and killed as it likes.
+    pub async fn start(options: KafkaOptions) -> Arc<Self> {
+        let server = Arc::new(blocking(|| PrivateKafka::start(options)).await);
+        let admin = client(&server.brokers()).create().expect("an admin client needs no connection");
+        Arc::new(Self { server, admin })
+    }
+
+    /// The options of the tests' brokers: `OUTBOX_RELAY_KAFKA_JARS`, else what `make kafka` has fetched.
+    pub fn options() -> KafkaOptions {
+        let fetched = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kafka/lib");
+        let jars = std::env::var_os(KAFKA_JARS).map_or_else(fetched, PathBuf::from);
+        KafkaOptions { restricted_listener: true, ..KafkaOptions::new(jars) }
+    }
+
+    pub async fn create_topic(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let new = configs.iter().fold(new, |new, (name, value)| new.set(name, value));
+        let done = self.admin.create_topics(&[new], &requests()).await.expect("create topic");
+        done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("create topic {error:?}")));
+    }
+
+    /// Sets exactly these; a setting that is not named returns to its default.
+    pub async fn alter_topic(&self, topic: &str, configs: &[(&str, &str)]) {
+        let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let alter = configs.iter().fold(alter, |alter, (name, value)| alter.set(name, value));
+        let done = self.admin.alter_configs(&[alter], &requests()).await.expect("alter topic");
+        done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("alter topic {error:?}")));
+    }
+
+    pub async fn delete_topic(&self, topic: &str) {
+        let done = self.admin.delete_topics(&[topic], &requests()).await.expect("delete topic");
+        done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("delete topic {error:?}")));
+    }
+
+    /// Reads a topic from its start: to its end, or until `at_least` records are there. By partition and offset.
+    /// When the time is over, the former panics and the latter returns what there is.
+    pub async fn read(&self, topic: &str, at_least: Option<usize>, within: Duration) -> Vec<Record> {
+        let (brokers, topic) = (self.server.brokers(), topic.to_owned());
+        blocking(move || read(&brokers, &topic, at_least, within)).await
+    }
+}
+
+fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    // A broker that was restarted is found again at once.
+    config.set("reconnect.backoff.max.ms", "200");
+    config
+}
+
+fn requests() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST))
+}
+
+fn read(
+    brokers: &str,
+    topic: &str,
+    at_least: Option<usize>,
+    within: Duration,
+) -> Result<Vec<Record>, KafkaError> {
+    let deadline = Instant::now() + within;
+    let mut config = client(brokers);
+    config.set("group.id", "tests").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create()?;
+
+    let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+    let partitions: Vec<i32> = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.id())
+        .collect();
+    assert!(!partitions.is_empty(), "topic {topic} does not exist");
+    let mut assignment = TopicPartitionList::new();
+    for partition in &partitions {
+        assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+
+    let mut records = Vec::new();
+    let mut ended = Vec::new();
+    while Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => records.push(Record::from(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) if !ended.contains(&partition) => {
+                ended.push(partition)
+            }
+            // Everything else is a broker that is coming back; the deadline decides.
+            Some(Err(_)) | None => {}
+        }
+        let enough = match at_least {
+            Some(wanted) => records.len() >= wanted,
+            None => ended.len() == partitions.len(),
+        };
+        if enough {
+            break;
+        }
+    }
+    assert!(
+        at_least.is_some() || ended.len() == partitions.len(),
+        "topic {topic} was not read to its end within {within:?}"
+    );
+    records.sort_by_key(|record| (record.partition, record.offset));
+    Ok(records)
+}
