@@ -59,3 +59,5 @@ pub mod servers;
 pub mod store;
 pub mod telemetry;
 pub mod verdict;
+
+pub use store::publish::{Message, PublishError, publish};

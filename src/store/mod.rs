@@ -7,7 +7,10 @@ pub mod backlog;
 pub mod connect;
 pub mod deferred;
 pub mod lease;
+pub mod migrate;
 pub mod poll;
+pub mod publish;
+pub mod rebase;
 mod row;
 pub mod settle;
 

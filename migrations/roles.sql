@@ -1,0 +1,110 @@
+-- Roles and rights. Not a numbered migration: `outbox-relay migrate` runs it after them, every time.
+-- Makes: the roles outbox_owner, outbox_producer, outbox_relay, outbox_reader and outbox_admin where they are missing and the
+--        caller may make them, hands the objects to outbox_owner, and grants. A role that is missing is passed over;
+--        migrate says what an administrator has to run, and the next migrate completes the grants.
+-- Locks: the rows of the catalog only.
+
+-- Roles belong to the whole cluster, so another database may be making them at this moment: whoever comes second waits
+-- for the first and then finds the role there.
+do $$
+declare
+    role text;
+begin
+    foreach role in array '{outbox_owner,outbox_producer,outbox_relay,outbox_reader,outbox_admin}'::text[] loop
+        continue when exists (select from pg_roles where rolname = role);
+        begin
+            execute format('create role %I nologin', role);
+        exception
+            when duplicate_object or unique_violation then null;
+            when insufficient_privilege then null;
+        end;
+    end loop;
+end $$;
+
+-- The owner. Whoever migrates as somebody else must be a superuser or a member, or the objects stay with him. It is all
+-- or nothing: a schema of two owners can be migrated by neither.
+do $$
+declare
+    object record;
+begin
+    if not exists (select from pg_roles where rolname = 'outbox_owner') then
+        return;
+    end if;
+    if not pg_has_role('outbox_owner', 'member') then
+        begin
+            execute format('grant outbox_owner to %I', current_user);
+        exception
+            when insufficient_privilege or unique_violation then null;
+        end;
+    end if;
+    begin
+        for object in
+            select 'schema outbox' as name, 0 as rank from pg_namespace
+            where nspname = 'outbox' and pg_get_userbyid(nspowner) <> 'outbox_owner'
+            union all
+            -- A partition has an owner of its own; an identity sequence follows its table.
+            select format('%s outbox.%I', case relkind when 'v' then 'view' else 'table' end, relname), 1
+            from pg_class
+            where relnamespace = 'outbox'::regnamespace and relkind in ('r', 'p', 'v')
+                and pg_get_userbyid(relowner) <> 'outbox_owner'
+            union all
+            select format('function %s', oid::regprocedure), 2
+            from pg_proc
+            where pronamespace = 'outbox'::regnamespace and pg_get_userbyid(proowner) <> 'outbox_owner'
+            order by rank, name
+        loop
+            execute format('alter %s owner to outbox_owner', object.name);
+        end loop;
+    exception
+        when insufficient_privilege then null;
+    end;
+end $$;
+
+-- Rights. The producer inserts the columns that are its own and no others: with a table-wide insert it could write a
+-- foreign txid or id, and no reader would ever find the row.
+do $$
+declare
+    granted record;
+begin
+    revoke all on schema outbox from public;
+    revoke all on all tables in schema outbox from public;
+    revoke all on all functions in schema outbox from public;
+
+    for granted in
+        select who, what
+        from (values
+            ('outbox_producer', 'usage on schema outbox'),
+            ('outbox_producer', 'insert (event_id, topic, key, payload, headers, partition, deliver_after, expires_at) on outbox.message'),
+            ('outbox_producer', 'select (id, event_id) on outbox.message'),
+
+            ('outbox_relay', 'usage on schema outbox'),
+            ('outbox_relay', 'select on outbox.message, outbox.migration'),
+            ('outbox_relay', 'select on sequence outbox.message_id_seq'),
+            ('outbox_relay', 'select, insert on outbox.ledger, outbox.dead_letter'),
+            ('outbox_relay', 'select, insert, update, delete on outbox.deferred, outbox.incarnation'),
+            ('outbox_relay', 'select, update on outbox.lease, outbox.beat'),
+            ('outbox_relay', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group'),
+
+            ('outbox_reader', 'usage on schema outbox'),
+            ('outbox_reader', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.migration'),
+
+            ('outbox_admin', 'usage on schema outbox'),
+            ('outbox_admin', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.migration')
+        ) as rights (who, what)
+        union all
+        -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
+        select case
+                when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
+                else 'outbox_relay'
+            end,
+            format('execute on function %s', oid::regprocedure)
+        from pg_proc
+        where pronamespace = 'outbox'::regnamespace
+        union all
+        select who, 'execute on function outbox.receipt(bytea, int8multirange, bigint)'
+        from unnest('{outbox_reader,outbox_admin}'::text[]) as who
+    loop
+        continue when not exists (select from pg_roles where rolname = granted.who);
+        execute format('grant %s to %I', granted.what, granted.who);
+    end loop;
+end $$;

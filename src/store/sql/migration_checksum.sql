@@ -1,0 +1,2 @@
+-- The checksum of a migration's text. The server computes it, which spares the binary a hash of its own.
+select encode(sha256(convert_to($1, 'UTF8')), 'hex')
