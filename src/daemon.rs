@@ -184,7 +184,12 @@ impl Daemon {
                 self.metrics.database_error(Operation::Connect);
                 self.health_waits(Condition::Postgres, &error.to_string());
             })?;
-            self.check_schema(&mut fresh).await?;
+            fresh
+                .check_schema()
+                .await
+                .inspect_err(|error| self.health_waits(Condition::Postgres, &error.to_string()))?;
+            self.health.reached(Condition::Postgres);
+            self.metrics.set_dependency_up(Dependency::Postgres, true);
             *session = Some(fresh);
         }
         let session = session.as_mut().expect("it was opened above");
@@ -316,12 +321,6 @@ impl Daemon {
             tracing::warn!(error = trouble, "cannot lead yet, trying again");
             self.said = Some((trouble, Instant::now()));
         }
-    }
-
-    async fn check_schema(&self, _session: &mut Session) -> anyhow::Result<()> {
-        self.health.reached(Condition::Postgres);
-        self.metrics.set_dependency_up(Dependency::Postgres, true);
-        std::future::ready(Ok(())).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{
@@ -92,6 +92,22 @@ struct IdempotenceStatistics<'a> {
 }
 
 impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // "enable.gapless.guarantee is experimental", at every start: our tests show what it does.
+        if facility == "CONFWARN" {
+            tracing::debug!(target: "librdkafka", facility, message);
+            return;
+        }
+        match level {
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, message),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+                tracing::info!(target: "librdkafka", facility, message)
+            }
+            // librdkafka retries by itself; what needs a human is said by us.
+            _ => tracing::warn!(target: "librdkafka", facility, message),
+        }
+    }
+
     fn stats_raw(&self, statistics: &[u8]) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let up = statistics.brokers.values().any(|broker| broker.state == "UP");

@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::StoreError;
+use super::migrate::{SchemaFitness, schema_fitness};
 
 /// How long one host may take to accept a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -120,6 +121,26 @@ impl Session {
             Ok(answer) => answer.map_err(|error| StoreError::from_sqlx(what, error)),
             Err(_) => Err(StoreError::Silent { what, seconds: STATEMENT_DEADLINE.as_secs() }),
         }
+    }
+
+    /// Fails, saying what to run, unless the schema fits this binary.
+    pub async fn check_schema(&mut self) -> Result<(), StoreError> {
+        let fitness = self.within("read the schema's version", schema_fitness).await?;
+        Err(StoreError::Unusable(match fitness {
+            SchemaFitness::Fits => return Ok(()),
+            SchemaFitness::Missing => {
+                "schema outbox is missing in this database: run outbox-relay migrate".to_owned()
+            }
+            SchemaFitness::TooOld { has, needs } => {
+                format!(
+                    "schema outbox has version {has}, this binary needs {needs}: run outbox-relay migrate"
+                )
+            }
+            SchemaFitness::TooNew { oldest_binary } => format!(
+                "schema outbox needs outbox-relay {oldest_binary} or newer, this is {}: update the relay",
+                env!("CARGO_PKG_VERSION")
+            ),
+        }))
     }
 
     /// Says goodbye to the server; without it the server logs a lost connection.

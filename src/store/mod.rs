@@ -61,7 +61,19 @@ impl StoreError {
 
     /// Sorts sqlx's error by what the caller can do. `what` is a verb and its object.
     pub(crate) fn from_sqlx(what: &'static str, source: sqlx::Error) -> StoreError {
-        let sqlx::Error::Database(error) = &source else { return StoreError::Unavailable(source) };
+        let error = match &source {
+            sqlx::Error::Database(error) => error,
+            sqlx::Error::Configuration(error) => {
+                return StoreError::Unusable(format!("postgres.url cannot be used: {error}"));
+            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed => {
+                return StoreError::Unavailable(source);
+            }
+            _ => return StoreError::Failed { what, source },
+        };
         let code = error.code().unwrap_or_default().into_owned();
         let text = error.message().to_owned();
         match code.as_str() {

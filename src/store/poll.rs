@@ -164,7 +164,7 @@ impl Reader {
                 let mut answer = Answer::default();
                 let mut rows = query.fetch(connection);
                 while let Some(row) = rows.try_next().await? {
-                    match row::int2(&row, 0)? {
+                    match row::int4(&row, 0)? {
                         Some(0) => answer.facts = facts(row::text(&row, 3)?.unwrap_or_default()),
                         kind => {
                             let upto = row::int8(&row, 12)?.unwrap_or(0);

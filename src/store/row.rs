@@ -88,10 +88,6 @@ pub(super) fn int4(row: &PgRow, index: usize) -> Result<Option<i32>, sqlx::Error
     fixed(row, index).map(|b| b.map(i32::from_be_bytes))
 }
 
-pub(super) fn int2(row: &PgRow, index: usize) -> Result<Option<i16>, sqlx::Error> {
-    fixed(row, index).map(|b| b.map(i16::from_be_bytes))
-}
-
 /// Infinity stays at the end of the range.
 fn timestamp(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
     Ok(int8(row, index)?.map(|us| us.saturating_add(POSTGRES_EPOCH_US)))

@@ -51,7 +51,7 @@ with facts as materialized (
              order by o.id
              limit $3) m
 )
-select 0::smallint as kind, null::bigint as id, null::uuid as event_id,
+select 0 as kind, null::bigint as id, null::uuid as event_id,
        concat_ws(' ', f.seen, f.remembered, f.last_id,
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint) as topic,

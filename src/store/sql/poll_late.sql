@@ -21,7 +21,7 @@ with facts as materialized (
 ), page as materialized (
     select * from late l where l.upto - l.bytes < $6
 )
-select 0::smallint as kind, null::bigint as id, null::uuid as event_id,
+select 0 as kind, null::bigint as id, null::uuid as event_id,
        concat_ws(' ', $4::text, f.remembered,
                  case when (select count(*) from page) = $5 or (select max(p.upto) from page p) >= $6
                       then (select max(p.id) from page p)
