@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "a vocabulary: not every verb is needed at all times")]
 
 mod env;
+pub mod history;
 mod kafka;
 mod postgres;
 mod relay;
