@@ -6,5 +6,6 @@
 mod crash;
 mod delivery;
 mod lead;
+mod servers;
 mod servers_smoke;
 mod support;

@@ -12,7 +12,7 @@ mod wait;
 
 pub use env::{Env, EnvBuilder};
 pub use kafka::{Kafka, Record};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, migrate};
 pub use relay::{LogLine, Metrics, Relay, RelayBuilder};
 pub use wait::{DEADLINE, eventually, wait_for};
 
