@@ -28,6 +28,22 @@ pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
 const ALONE_TIMEOUT_MS: &str = "10000";
 
 impl KafkaSettings {
+    /// The properties that librdkafka does not know or whose values it does not take, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let refused = |(name, value): &(String, String)| {
+            let error = ClientConfig::new().set(name, value).create_native_config().err()?;
+            // librdkafka's sentence may repeat the value, which may be a secret.
+            let reason = error.to_string();
+            let known = if reason.contains("No such configuration property") {
+                "unknown to librdkafka"
+            } else {
+                "not a value that librdkafka takes"
+            };
+            Some(format!("kafka.properties.{name}: {known}; see librdkafka's CONFIGURATION.md"))
+        };
+        self.properties.iter().filter_map(refused).collect()
+    }
+
     /// The largest batch: the user's `batch.size`, or the default.
     pub fn batch_size(&self) -> usize {
         let own = self.properties.iter().find(|(name, _)| name == "batch.size");

@@ -160,7 +160,7 @@ impl<'a> Sender<'a> {
                 },
                 _ = minute.tick() => {
                     self.topics.ask_again();
-                    self.publisher.teach_spare(self.topics.ready());
+                    self.publisher.teach_spares(&self.topics.ready());
                 }
             }
         }
