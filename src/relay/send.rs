@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use self::reports::Returned;
 use super::batch::{Batch, DueBatch, Fate, Tag};
 use super::topics::{Answer, KnownTopics, Standing};
-use super::{Decided, Due, Settled, Term, TermEnd};
+use super::{Decided, Deferred, Due, Settled, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Refusal, Report, Topics};
@@ -64,8 +64,7 @@ pub(super) struct Sender<'a> {
     /// Size of the window: rows and bytes offered and not settled.
     rows: usize,
     bytes: usize,
-    /// Number of deferred rows, decided ones included.
-    deferred: watch::Sender<u64>,
+    deferred: watch::Sender<Deferred>,
     /// Database clock minus ours, microseconds.
     clock_us: i64,
     reports: Vec<Report>,
@@ -86,7 +85,7 @@ impl<'a> Sender<'a> {
         publisher: &'a mut Publisher,
         topics: Topics,
         waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
-        deferred: watch::Sender<u64>,
+        deferred: watch::Sender<Deferred>,
     ) -> Sender<'a> {
         let mut keys = BlockedKeys::default();
         waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
@@ -337,7 +336,10 @@ impl<'a> Sender<'a> {
             error: refusal.map(|r| r.text),
         };
         batch.set(index, Fate::PutOff(Box::new(deferral)));
-        self.deferred.send_modify(|rows| *rows += 1);
+        self.deferred.send_modify(|rows| match reason {
+            Reason::Scheduled => rows.scheduled += 1,
+            Reason::Retry | Reason::Behind => rows.waiting += 1,
+        });
     }
 
     /// The row itself is at fault, for certain.
@@ -411,8 +413,12 @@ impl<'a> Sender<'a> {
         for (topic, key) in &settled.departed {
             self.keys.leave(topic, key.as_deref());
         }
-        if settled.gone > 0 {
-            self.deferred.send_modify(|rows| *rows = rows.saturating_sub(settled.gone as u64));
+        let gone = settled.gone;
+        if gone.waiting + gone.scheduled > 0 {
+            self.deferred.send_modify(|rows| {
+                rows.waiting = rows.waiting.saturating_sub(gone.waiting);
+                rows.scheduled = rows.scheduled.saturating_sub(gone.scheduled);
+            });
         }
     }
 
