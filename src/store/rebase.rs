@@ -80,14 +80,16 @@ async fn renumber(
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed("lock the lease"))?;
-    let epoch = epoch.ok_or(RebaseError::PositionLost)? + 1;
+    let lease_epoch = epoch.ok_or(RebaseError::PositionLost)?;
     sqlx::query(include_str!("sql/rebase_lock_tables.sql"))
         .execute(&mut *connection)
         .await
         .map_err(failed("lock the outbox"))?;
 
     let found = read_pending(connection).await.map_err(failed("find pending rows"))?;
-    let (unread, deferred, ids) = found.ok_or(RebaseError::PositionLost)?;
+    let (unread, deferred, ids, ledger_epoch) = found.ok_or(RebaseError::PositionLost)?;
+    // The newest of both, should a restore have brought back only one of these tables.
+    let epoch = lease_epoch.max(ledger_epoch) + 1;
     if pending.is_none() && unread + deferred > 0 {
         return Err(RebaseError::Undecided { unread, deferred });
     }
@@ -128,9 +130,9 @@ async fn renumber(
     Ok(RebaseReport { epoch, high, unread, deferred, renumbered })
 }
 
-/// Unread and deferred rows, and the unread ids as a multirange. `None` if there is no position to judge by.
-async fn read_pending(connection: &mut PgConnection) -> Result<Option<(i64, i64, String)>, sqlx::Error> {
+/// Unread and deferred rows, the unread ids as a multirange, and the ledger's newest epoch. `None` if there is no position to judge by.
+async fn read_pending(connection: &mut PgConnection) -> Result<Option<(i64, i64, String, i64)>, sqlx::Error> {
     let row = sqlx::query(include_str!("sql/rebase_pending.sql")).fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(None) };
-    Ok(Some((row.try_get("unread")?, row.try_get("deferred")?, row.try_get("ids")?)))
+    Ok(Some((row.try_get("unread")?, row.try_get("deferred")?, row.try_get("ids")?, row.try_get("epoch")?)))
 }
