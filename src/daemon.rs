@@ -21,6 +21,7 @@ use crate::metrics::{Dependency, Metrics, Operation};
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred};
+use crate::telemetry::chain;
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -116,10 +117,9 @@ impl Daemon {
                     break;
                 }
                 Err(error) => {
-                    let error = anyhow::Error::new(error);
                     tracing::warn!(
                         epoch,
-                        error = format!("{error:#}"),
+                        error = chain(&error),
                         "stepped down, everything of this lease is forgotten"
                     );
                 }
@@ -153,7 +153,7 @@ impl Daemon {
                 Err(error) => {
                     session = None;
                     watch.failed();
-                    self.say(format!("{error:#}"));
+                    self.say(chain(error.as_ref()));
                 }
             }
             tokio::select! {
@@ -276,7 +276,7 @@ impl Daemon {
             Ok(Ok(true)) => tracing::info!(epoch, "lease resigned"),
             Ok(Ok(false)) => tracing::warn!(epoch, "the lease was no longer ours"),
             Ok(Err(error)) => {
-                tracing::warn!(epoch, error = %error, "the lease could not be resigned, it runs out")
+                tracing::warn!(epoch, error = chain(&error), "the lease could not be resigned, it runs out")
             }
             Err(_) => tracing::warn!(epoch, "the lease could not be resigned in time, it runs out"),
         }

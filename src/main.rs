@@ -31,7 +31,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(file)?;
             telemetry::start(&config.log)?;
             block_on(daemon::run(config)).or_else(|error| {
-                tracing::error!(error = format!("{error:#}"), "relay ended");
+                tracing::error!(error = telemetry::chain(error.as_ref()), "relay ended");
                 Ok(ExitCode::FAILURE)
             })
         }

@@ -381,7 +381,7 @@ impl<'a> Sender<'a> {
             }
             Answer::Ready { max_message_bytes: None } => {}
             Answer::Sick { topic, refusal, news } => {
-                self.term.metrics.kafka_error(class_of(&refusal));
+                self.term.metrics.kafka_error(class_of(refusal.class));
                 if news {
                     say_sick(&topic, &refusal);
                 }
@@ -398,6 +398,9 @@ impl<'a> Sender<'a> {
         metrics.in_flight_bytes.set(self.bytes as f64);
         metrics.blocked_keys.set(self.keys.len() as f64);
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
+        for class in self.publisher.inbox().take_errors() {
+            metrics.kafka_error(class_of(class));
+        }
         (self.main_waits, self.due_waits) = (false, false);
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);
@@ -449,7 +452,7 @@ impl<'a> Sender<'a> {
     }
 
     fn count_refusal(&mut self, topic: &Arc<str>, refusal: &Refusal) {
-        self.term.metrics.kafka_error(class_of(refusal));
+        self.term.metrics.kafka_error(class_of(refusal.class));
         let result = match refusal.failure {
             Failure::Unknown => AttemptResult::Unknown,
             _ => AttemptResult::Rejected,
@@ -473,8 +476,8 @@ fn say_sick(topic: &str, refusal: &Refusal) {
     tracing::error!(topic, reason = refusal.text, "topic cannot be published to, its rows are put off");
 }
 
-fn class_of(refusal: &Refusal) -> KafkaErrorClass {
-    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == refusal.class);
+fn class_of(label: &str) -> KafkaErrorClass {
+    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == label);
     found.copied().unwrap_or(KafkaErrorClass::Other)
 }
 
