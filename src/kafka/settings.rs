@@ -128,3 +128,55 @@ impl KafkaSettings {
         config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::producer::BaseProducer;
+
+    use super::*;
+
+    fn settings(properties: &[(&str, &str)]) -> KafkaSettings {
+        KafkaSettings {
+            brokers: "127.0.0.1:1".to_owned(),
+            properties: properties.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            window_rows: 50_000,
+            max_row_bytes: 1024 * 1024,
+        }
+    }
+
+    #[test]
+    fn compression_tls_and_sasl_are_compiled_in() {
+        for compression in ["gzip", "snappy", "lz4", "zstd"] {
+            let config = settings(&[("compression.type", compression)]).main(1_000_000);
+            assert!(config.create::<BaseProducer>().is_ok(), "{compression}");
+        }
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let config = settings(&[
+                ("security.protocol", "sasl_ssl"),
+                ("sasl.mechanism", mechanism),
+                ("sasl.username", "relay"),
+                ("sasl.password", "secret"),
+            ])
+            .main(1_000_000);
+            assert!(config.create::<BaseProducer>().is_ok(), "{mechanism}");
+        }
+    }
+
+    #[test]
+    fn what_librdkafka_refuses_is_named_without_its_value() {
+        let problems = settings(&[("linger.ms", "5"), ("no.such", "1"), ("acks.x", "hidden")]).problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("kafka.properties.no.such: unknown"), "{problems:?}");
+        assert!(!problems.concat().contains("hidden"));
+    }
+
+    #[test]
+    fn suspect_rows_travel_alone_whatever_the_user_sets() {
+        let config = settings(&[("batch.num.messages", "5000"), ("batch.size", "700000")]);
+        assert_eq!(config.alone().get("batch.num.messages"), Some("1"));
+        assert_eq!(config.batch_size(), 700_000);
+        assert_eq!(config.main(65_536).get("batch.size"), Some("65536"));
+        assert!(!config.compresses());
+        assert!(settings(&[("compression.type", "lz4")]).compresses());
+    }
+}
