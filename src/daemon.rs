@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::health::{Condition, Health, Loop};
 use crate::http;
 use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
@@ -21,6 +21,7 @@ use crate::metrics::{Dependency, Metrics, Operation};
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred};
+use crate::telemetry::chain;
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -75,17 +76,7 @@ impl Daemon {
     ) -> anyhow::Result<Daemon> {
         let urls = config.postgres.host_urls();
         let server = Server::new(urls.iter().map(|url| url.expose()))?;
-        let settings = KafkaSettings {
-            brokers: config.kafka.brokers.join(","),
-            properties: config
-                .kafka
-                .properties
-                .iter()
-                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
-                .collect(),
-            window_rows: config.relay.window_rows,
-            max_row_bytes: config.relay.max_row_bytes,
-        };
+        let settings = kafka_settings(&config);
         metrics.set_config(&config.digest());
         metrics.deferred_limit.set(config.retry.deferred_max as f64);
         metrics.unsafe_settings.set(config.kafka.unsafe_properties.len() as f64);
@@ -126,10 +117,9 @@ impl Daemon {
                     break;
                 }
                 Err(error) => {
-                    let error = anyhow::Error::new(error);
                     tracing::warn!(
                         epoch,
-                        error = format!("{error:#}"),
+                        error = chain(&error),
                         "stepped down, everything of this lease is forgotten"
                     );
                 }
@@ -163,7 +153,7 @@ impl Daemon {
                 Err(error) => {
                     session = None;
                     watch.failed();
-                    self.say(format!("{error:#}"));
+                    self.say(chain(error.as_ref()));
                 }
             }
             tokio::select! {
@@ -180,10 +170,15 @@ impl Daemon {
         watch: &mut Watch,
     ) -> anyhow::Result<Option<Won>> {
         if session.is_none() {
-            let mut fresh = self.server.connect("follow").await.inspect_err(|error| {
-                self.metrics.database_error(Operation::Connect);
-                self.health_waits(Condition::Postgres, &error.to_string());
-            })?;
+            let mut fresh = match self.server.connect("follow").await {
+                Ok(fresh) => fresh,
+                Err(error) => {
+                    self.metrics.database_error(Operation::Connect);
+                    self.health_waits(Condition::Postgres, &error.to_string());
+                    self.reread_url();
+                    return Err(error.into());
+                }
+            };
             fresh
                 .check_schema()
                 .await
@@ -281,7 +276,7 @@ impl Daemon {
             Ok(Ok(true)) => tracing::info!(epoch, "lease resigned"),
             Ok(Ok(false)) => tracing::warn!(epoch, "the lease was no longer ours"),
             Ok(Err(error)) => {
-                tracing::warn!(epoch, error = %error, "the lease could not be resigned, it runs out")
+                tracing::warn!(epoch, error = chain(&error), "the lease could not be resigned, it runs out")
             }
             Err(_) => tracing::warn!(epoch, "the lease could not be resigned in time, it runs out"),
         }
@@ -307,6 +302,14 @@ impl Daemon {
         }
     }
 
+    /// The password may have been rotated: `postgres.url_file` is read again when a connection fails.
+    fn reread_url(&mut self) {
+        let Ok(urls) = self.config.postgres.reread_host_urls() else { return };
+        if let Ok(server) = Server::new(urls.iter().map(|url| url.expose())) {
+            self.server = server;
+        }
+    }
+
     fn health_waits(&self, condition: Condition, reason: &str) {
         if !self.health.has_reached(condition) {
             self.health.waiting(condition, reason);
@@ -321,6 +324,24 @@ impl Daemon {
             tracing::warn!(error = trouble, "cannot lead yet, trying again");
             self.said = Some((trouble, Instant::now()));
         }
+    }
+}
+
+/// Refuses properties that librdkafka refuses, all at once, before anything is connected.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    match kafka_settings(config).problems() {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(ConfigError { problems }),
+    }
+}
+
+fn kafka_settings(config: &Config) -> KafkaSettings {
+    let properties = config.kafka.properties.iter();
+    KafkaSettings {
+        brokers: config.kafka.brokers.join(","),
+        properties: properties.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+        window_rows: config.relay.window_rows,
+        max_row_bytes: config.relay.max_row_bytes,
     }
 }
 

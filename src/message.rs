@@ -124,11 +124,6 @@ pub fn judge(row: &OutboxRow, facts: &TopicFacts) -> Fitness {
             facts.partitions
         ));
     }
-    if let Some(text) = row.headers.as_deref()
-        && let Err(error) = each_header(text, |_, _| {})
-    {
-        return Fitness::Unfit(format!("headers cannot be read: {error}"));
-    }
     let Some(limit) = facts.max_message_bytes else { return Fitness::Fit };
     let bytes = row.record_bytes();
     if bytes > limit && !facts.compressed {

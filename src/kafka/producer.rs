@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -26,11 +26,18 @@ const POLL_ROUND: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer a question about topics.
 pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Errors remembered until somebody counts them.
+const ERRORS_KEPT: usize = 1000;
+
+/// A trouble that lasts is said again this often: librdkafka reports it with every attempt to connect.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
 /// Where the reports of all producers of a term arrive.
 #[derive(Debug, Default)]
 pub struct Inbox {
     reports: Mutex<Vec<Report>>,
     arrived: Notify,
+    errors: Mutex<Vec<&'static str>>,
 }
 
 impl Inbox {
@@ -44,6 +51,18 @@ impl Inbox {
     /// Waits for a report that has not been taken.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Takes the classes of the errors that are about no record (connections, logins), at most [`ERRORS_KEPT`].
+    pub fn take_errors(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put_error(&self, class: &'static str) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if errors.len() < ERRORS_KEPT {
+            errors.push(class);
+        }
     }
 
     fn put(&self, report: Report) {
@@ -68,6 +87,8 @@ struct Callbacks {
     dead: AtomicBool,
     warm: AtomicBool,
     connected: AtomicBool,
+    /// The class of the error that was logged last, and when.
+    said: Mutex<Option<(&'static str, Instant)>>,
 }
 
 /// The part of librdkafka's statistics that we read.
@@ -117,19 +138,22 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: RdKafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(Code::Fatal) => {
-                self.dead.store(true, Ordering::Release);
-                tracing::warn!(reason, "kafka producer ended by a refused record or a fatal error");
-            }
-            Some(code) => {
-                if code == Code::AllBrokersDown {
-                    self.connected.store(false, Ordering::Relaxed);
-                }
-                tracing::warn!(class = classify::class(code), reason, "kafka reports an error");
-            }
-            None => tracing::warn!(error = %error, reason, "kafka reports an error"),
+        let code = error.rdkafka_error_code();
+        let class = code.map_or("other", classify::class);
+        match code {
+            Some(Code::Fatal) => self.dead.store(true, Ordering::Release),
+            Some(Code::AllBrokersDown) => self.connected.store(false, Ordering::Relaxed),
+            _ => {}
         }
+        // The binding calls this twice for each error.
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let repeated = said.is_some_and(|(about, at)| about == class && at.elapsed() < SAY_EVERY);
+        if repeated {
+            return;
+        }
+        *said = Some((class, Instant::now()));
+        self.inbox.put_error(class);
+        tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");
     }
 }
 
@@ -189,6 +213,7 @@ impl Producer {
             dead: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            said: Mutex::new(None),
         };
         let native: BaseProducer<Callbacks> = config
             .create_with_context(callbacks)

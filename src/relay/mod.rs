@@ -137,7 +137,16 @@ struct Settled {
     bytes: usize,
     departed: Vec<TopicKey>,
     /// Deferred rows that left.
-    gone: usize,
+    gone: Deferred,
+}
+
+/// How many rows are deferred, decided ones included.
+#[derive(Debug, Clone, Copy, Default)]
+struct Deferred {
+    /// Retrying, or behind such a row: `retry.deferred_max` bounds them.
+    waiting: u64,
+    /// Waiting for their time; their number is the producers' business.
+    scheduled: u64,
 }
 
 /// Relays until the term is drained (`Ok`) or over (`Err`).
@@ -152,8 +161,11 @@ pub async fn run(
     let (decided, decided_in) = mpsc::channel::<Decided>(8);
     // As many settlements can be on their way back as batches can be on their way there.
     let (settled, settled_in) = mpsc::channel::<Settled>(64);
-    let total = inheritance.deferred.retrying + inheritance.deferred.behind + inheritance.deferred.scheduled;
-    let (deferred, deferred_seen) = watch::channel(total.max(0) as u64);
+    let counts = inheritance.deferred;
+    let (deferred, deferred_seen) = watch::channel(Deferred {
+        waiting: (counts.retrying + counts.behind).max(0) as u64,
+        scheduled: counts.scheduled.max(0) as u64,
+    });
 
     let resume = inheritance.resume;
     let position = resume.position.clone();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Term, TermEnd};
+use super::{Deferred, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::metrics::{BacklogState, Operation, StopCause};
@@ -23,7 +23,7 @@ pub(super) async fn read(
     term: Term,
     resume: Resume,
     pages: mpsc::Sender<Page>,
-    mut deferred: watch::Receiver<u64>,
+    mut deferred: watch::Receiver<Deferred>,
 ) -> Result<(), TermEnd> {
     let running = term.health.running(Loop::Read);
     let limits = PageLimits {
@@ -89,12 +89,12 @@ pub(super) async fn read(
 async fn room<'a>(
     term: &Term,
     pages: &'a mpsc::Sender<Page>,
-    deferred: &mut watch::Receiver<u64>,
+    deferred: &mut watch::Receiver<Deferred>,
 ) -> Option<mpsc::Permit<'a, Page>> {
     let cap = term.retry.deferred_max as u64;
     let mut said = false;
     loop {
-        let full = *deferred.borrow_and_update() >= cap;
+        let full = deferred.borrow_and_update().waiting >= cap;
         term.metrics.set_reading_stopped(StopCause::DeferredLimit, full);
         if !full {
             break;

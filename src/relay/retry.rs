@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Due, Term, TermEnd};
+use super::{Deferred, Due, Term, TermEnd};
 use crate::metrics::Operation;
 use crate::store::deferred;
 
@@ -24,7 +24,7 @@ const FOLLOWERS: i64 = 100;
 pub(super) async fn retry(
     term: Term,
     due: mpsc::Sender<Due>,
-    mut deferred_rows: watch::Receiver<u64>,
+    mut deferred_rows: watch::Receiver<Deferred>,
 ) -> Result<(), TermEnd> {
     let max_row_bytes = i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX);
     let mut session = None;
@@ -32,7 +32,7 @@ pub(super) async fn retry(
     loop {
         // An outbox without deferred rows is never asked.
         let waited = async {
-            deferred_rows.wait_for(|rows| *rows > 0).await.map(|_| ()).ok()?;
+            deferred_rows.wait_for(|rows| rows.waiting + rows.scheduled > 0).await.map(|_| ()).ok()?;
             tokio::time::sleep(LOOK_EVERY).await;
             Some(())
         };

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use self::reports::Returned;
 use super::batch::{Batch, DueBatch, Fate, Tag};
 use super::topics::{Answer, KnownTopics, Standing};
-use super::{Decided, Due, Settled, Term, TermEnd};
+use super::{Decided, Deferred, Due, Settled, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Refusal, Report, Topics};
@@ -64,8 +64,7 @@ pub(super) struct Sender<'a> {
     /// Size of the window: rows and bytes offered and not settled.
     rows: usize,
     bytes: usize,
-    /// Number of deferred rows, decided ones included.
-    deferred: watch::Sender<u64>,
+    deferred: watch::Sender<Deferred>,
     /// Database clock minus ours, microseconds.
     clock_us: i64,
     reports: Vec<Report>,
@@ -86,7 +85,7 @@ impl<'a> Sender<'a> {
         publisher: &'a mut Publisher,
         topics: Topics,
         waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
-        deferred: watch::Sender<u64>,
+        deferred: watch::Sender<Deferred>,
     ) -> Sender<'a> {
         let mut keys = BlockedKeys::default();
         waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
@@ -160,7 +159,7 @@ impl<'a> Sender<'a> {
                 },
                 _ = minute.tick() => {
                     self.topics.ask_again();
-                    self.publisher.teach_spare(self.topics.ready());
+                    self.publisher.teach_spares(&self.topics.ready());
                 }
             }
         }
@@ -337,7 +336,10 @@ impl<'a> Sender<'a> {
             error: refusal.map(|r| r.text),
         };
         batch.set(index, Fate::PutOff(Box::new(deferral)));
-        self.deferred.send_modify(|rows| *rows += 1);
+        self.deferred.send_modify(|rows| match reason {
+            Reason::Scheduled => rows.scheduled += 1,
+            Reason::Retry | Reason::Behind => rows.waiting += 1,
+        });
     }
 
     /// The row itself is at fault, for certain.
@@ -379,7 +381,7 @@ impl<'a> Sender<'a> {
             }
             Answer::Ready { max_message_bytes: None } => {}
             Answer::Sick { topic, refusal, news } => {
-                self.term.metrics.kafka_error(class_of(&refusal));
+                self.term.metrics.kafka_error(class_of(refusal.class));
                 if news {
                     say_sick(&topic, &refusal);
                 }
@@ -396,6 +398,9 @@ impl<'a> Sender<'a> {
         metrics.in_flight_bytes.set(self.bytes as f64);
         metrics.blocked_keys.set(self.keys.len() as f64);
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
+        for class in self.publisher.inbox().take_errors() {
+            metrics.kafka_error(class_of(class));
+        }
         (self.main_waits, self.due_waits) = (false, false);
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);
@@ -411,8 +416,12 @@ impl<'a> Sender<'a> {
         for (topic, key) in &settled.departed {
             self.keys.leave(topic, key.as_deref());
         }
-        if settled.gone > 0 {
-            self.deferred.send_modify(|rows| *rows = rows.saturating_sub(settled.gone as u64));
+        let gone = settled.gone;
+        if gone.waiting + gone.scheduled > 0 {
+            self.deferred.send_modify(|rows| {
+                rows.waiting = rows.waiting.saturating_sub(gone.waiting);
+                rows.scheduled = rows.scheduled.saturating_sub(gone.scheduled);
+            });
         }
     }
 
@@ -443,7 +452,7 @@ impl<'a> Sender<'a> {
     }
 
     fn count_refusal(&mut self, topic: &Arc<str>, refusal: &Refusal) {
-        self.term.metrics.kafka_error(class_of(refusal));
+        self.term.metrics.kafka_error(class_of(refusal.class));
         let result = match refusal.failure {
             Failure::Unknown => AttemptResult::Unknown,
             _ => AttemptResult::Rejected,
@@ -467,8 +476,8 @@ fn say_sick(topic: &str, refusal: &Refusal) {
     tracing::error!(topic, reason = refusal.text, "topic cannot be published to, its rows are put off");
 }
 
-fn class_of(refusal: &Refusal) -> KafkaErrorClass {
-    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == refusal.class);
+fn class_of(label: &str) -> KafkaErrorClass {
+    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == label);
     found.copied().unwrap_or(KafkaErrorClass::Other)
 }
 

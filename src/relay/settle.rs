@@ -14,6 +14,7 @@ use crate::metrics::Operation;
 use crate::position::Position;
 use crate::store::settle::{Outcome, Settlement};
 use crate::store::{Session, StoreError};
+use crate::telemetry::chain;
 
 /// A decided batch waits for company at most this long: one settlement per message would be a trickle's whole cost.
 const COMPANY: Duration = Duration::from_millis(50);
@@ -43,7 +44,9 @@ pub(super) async fn settle(
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
             outcome.deferred.extend(batch.outcome.deferred);
-            freed.gone += batch.outcome.departed.len();
+            // Keys are named of waiting rows only.
+            freed.gone.waiting += batch.departed.len() as u64;
+            freed.gone.scheduled += (batch.outcome.departed.len() - batch.departed.len()) as u64;
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
                 position = next;
@@ -158,13 +161,11 @@ pub(super) async fn refuse_or_wait(
     if !term.trust.holds() {
         return Err(TermEnd::TrustRanOut);
     }
-    let reason = anyhow::Error::new(error);
-    match reason.downcast_ref() {
+    let reason = chain(&error);
+    match error {
         // The server's own refusal of a statement: it will not go away by itself.
-        Some(StoreError::Failed { .. }) => {
-            tracing::error!(doing, error = format!("{reason:#}"), "postgres refused, trying again");
-        }
-        _ => tracing::warn!(doing, error = format!("{reason:#}"), "postgres failed, trying again"),
+        StoreError::Failed { .. } => tracing::error!(doing, error = reason, "postgres refused, trying again"),
+        _ => tracing::warn!(doing, error = reason, "postgres failed, trying again"),
     }
     tokio::time::sleep(*pause).await;
     *pause = (*pause * 2).min(Duration::from_secs(2));

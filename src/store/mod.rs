@@ -8,6 +8,7 @@ pub mod connect;
 pub mod deferred;
 pub mod lease;
 pub mod migrate;
+pub mod migration;
 pub mod poll;
 pub mod publish;
 pub mod rebase;

@@ -6,6 +6,8 @@
 mod crash;
 mod delivery;
 mod lead;
+mod migrate;
+mod schema;
 mod servers;
 mod servers_smoke;
 mod support;

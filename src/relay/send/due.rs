@@ -137,6 +137,10 @@ impl Sender<'_> {
         // A scheduled row blocked nobody so far; from now on its key waits for it.
         if was_scheduled {
             self.keys.wait(&topic, key.as_deref(), 1);
+            self.deferred.send_modify(|rows| {
+                rows.scheduled = rows.scheduled.saturating_sub(1);
+                rows.waiting += 1;
+            });
         }
         self.count_refusal(&topic, &refusal);
         if refusal.failure == Failure::Topic {

@@ -155,11 +155,10 @@ impl Sender<'_> {
             again.push((no, index));
         }
         again.sort_unstable();
-        tracing::warn!(
-            again = again.len(),
-            possibly_written,
-            "kafka producer replaced, innocent rows go out again"
-        );
+        if self.dead_since.is_some() {
+            let again = again.len();
+            tracing::warn!(again, possibly_written, "kafka producer replaced, innocent rows go out again");
+        }
         self.again = again.into();
         self.outstanding = 0;
         self.dead_since = None;
