@@ -26,6 +26,9 @@ use crate::telemetry::chain;
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// A term that cannot begin (a right is missing, say) is not taken again faster than this.
+const TERM_MIN: Duration = Duration::from_secs(1);
+
 /// How often a trouble that lasts is said again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -104,7 +107,7 @@ impl Daemon {
     /// Term after term, until told to stop.
     async fn follow_and_lead(&mut self) -> anyhow::Result<()> {
         while let Some(won) = self.follow().await {
-            let epoch = won.epoch;
+            let (epoch, begun) = (won.epoch, Instant::now());
             self.metrics.leader_transitions.inc();
             self.metrics.leader.set(1.0);
             let ended = self.lead(won).await;
@@ -117,11 +120,18 @@ impl Daemon {
                     break;
                 }
                 Err(error) => {
+                    if matches!(error, TermEnd::Store(StoreError::LeaseLost)) {
+                        self.metrics.fencing_rejections.inc();
+                    }
                     tracing::warn!(
                         epoch,
                         error = chain(&error),
                         "stepped down, everything of this lease is forgotten"
                     );
+                    tokio::select! {
+                        () = self.terminate.cancelled() => {}
+                        () = tokio::time::sleep_until((begun + TERM_MIN).into()) => {}
+                    }
                 }
             }
         }

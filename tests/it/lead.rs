@@ -80,9 +80,17 @@ fn says(line: &LogLine, message: &str, error: &str) -> bool {
     line.message() == Some(message) && found.contains(error)
 }
 
+const STEPPED_DOWN: &str = "stepped down, everything of this lease is forgotten";
+
 async fn stepped_down(relay: &Relay, error: &str) {
-    const SAID: &str = "stepped down, everything of this lease is forgotten";
-    relay.wait_for_line(error, RECOVERY, |line| says(line, SAID, error)).await;
+    relay.wait_for_line(error, RECOVERY, |line| says(line, STEPPED_DOWN, error)).await;
+}
+
+/// A leader that slept through a takeover says why it steps down: by its own clock, or because it found the new one.
+async fn stepped_down_after_sleep(relay: &Relay) {
+    let because = ["trust in the lease ran out", "another relay holds the lease"];
+    let line = relay.wait_for_log(STEPPED_DOWN).await;
+    assert!(because.iter().any(|error| says(&line, STEPPED_DOWN, error)), "{line:?}");
 }
 
 /// Nothing was settled under an older epoch once a newer one had begun.
@@ -162,7 +170,7 @@ async fn a_leader_stopped_beyond_its_ttl_settles_nothing_when_it_wakes() {
     first_delivery(&env, 2).await;
 
     first.cont();
-    stepped_down(&first, "").await;
+    stepped_down_after_sleep(&first).await;
     is_ready(&first).await;
     load.more(20).await;
     load.stop().await;
@@ -184,6 +192,8 @@ async fn a_deposed_leader_settles_nothing_and_says_so() {
     env.execute("update outbox.lease set holder = null, epoch = epoch + 1").await;
     leader.wait_for_log("deposed leader settled nothing, another relay holds the lease").await;
     stepped_down(&leader, "another relay holds the lease").await;
+    let complaint = |line: &LogLine| line.field("target").and_then(Value::as_str) == Some("librdkafka");
+    assert!(!leader.log().iter().any(complaint), "what is given up on purpose is no trouble");
     let rejections = leader.metrics().await.value("outbox_fencing_rejections_total", &[]);
     assert_eq!(rejections, 1.0);
     load.more(20).await;
@@ -227,7 +237,7 @@ async fn a_leader_frozen_inside_a_settlement_does_not_delay_the_takeover() {
     let waited = since(free_at, first_delivery(&env, 2).await);
     assert!(waited < 8 * TTL, "the takeover waited for the frozen settlement: {waited:?}");
     first.cont();
-    stepped_down(&first, "").await;
+    stepped_down_after_sleep(&first).await;
     load.stop().await;
     expect_history(&env, &topic).await.assert_repeated_at_most(WINDOW_ROWS);
     expect_no_settlement_by_the_deposed(&env).await;
@@ -246,7 +256,29 @@ async fn a_standby_is_ready_and_alive_and_ends_when_asked() {
     assert_eq!(standby.metrics().await.value("outbox_leader", &[]), 0.0);
     assert_eq!(standby.logged("leading"), 0);
     assert_eq!(standby.terminate().await.code(), Some(0));
-    assert_eq!(leader.logged("stepped down, everything of this lease is forgotten"), 0);
+    assert_eq!(leader.logged(STEPPED_DOWN), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_cannot_be_used_is_not_taken_many_times_a_second() {
+    const FAILURES: usize = 3;
+    let env = Env::new().await;
+    let topic = env.create_topic("unusable", 1, &[]).await;
+    env.execute("revoke select on outbox.deferred from outbox_relay").await;
+    let relay = relay(&env).await.start().await;
+    let failed = async || relay.logged(STEPPED_DOWN) >= FAILURES;
+    eventually(RECOVERY, "the relay tries again", failed).await;
+    let log = relay.log();
+    let tries: Vec<SystemTime> =
+        log.iter().filter(|line| line.message() == Some(STEPPED_DOWN)).map(LogLine::at).collect();
+    let pauses = tries.windows(2).map(|pair| since(pair[0], pair[1]));
+    assert!(pauses.min() > Some(Duration::from_millis(500)), "{tries:?}");
+    env.execute("grant select on outbox.deferred to outbox_relay").await;
+    leads(&relay).await;
+    let load = Load::start(&env, &topic).await;
+    load.more(5).await;
+    load.stop().await;
+    expect_history(&env, &topic).await.assert_repeated_at_most(0);
 }
 
 /// Waits until the relay says that it cannot lead because of this.
