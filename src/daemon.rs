@@ -17,7 +17,7 @@ use crate::http;
 use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::{self, Claim, Trust, Watch};
 use crate::message::HeaderNames;
-use crate::metrics::{Dependency, Metrics, Operation};
+use crate::metrics::{Dependency, KafkaErrorClass, Metrics, Operation};
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred};
@@ -44,6 +44,8 @@ struct Daemon {
     holder: Uuid,
     holder_name: String,
     kafka_cluster_id: Option<String>,
+    /// Kafka answers, but not to us.
+    kafka_refuses_login: bool,
     terminate: CancellationToken,
     said: Option<(String, Instant)>,
 }
@@ -99,6 +101,7 @@ impl Daemon {
             holder,
             holder_name,
             kafka_cluster_id: None,
+            kafka_refuses_login: false,
             terminate,
             said: None,
         })
@@ -305,9 +308,19 @@ impl Daemon {
                 Ok(id)
             }
             Err(error) => {
-                self.health_waits(Condition::Kafka, &error.to_string());
+                for class in self.publisher.inbox().take_errors() {
+                    let class = KafkaErrorClass::named(class);
+                    self.metrics.kafka_error(class);
+                    self.kafka_refuses_login |= class == KafkaErrorClass::Authentication;
+                }
+                let mut error = anyhow::Error::new(error).context("waiting for kafka");
+                if self.kafka_refuses_login {
+                    const ADVICE: &str = "kafka refuses the login: check security.protocol, sasl.* and ssl.* in [kafka.properties]";
+                    error = error.context(ADVICE);
+                }
+                self.health_waits(Condition::Kafka, &chain(error.as_ref()));
                 self.metrics.set_dependency_up(Dependency::Kafka, false);
-                Err(anyhow::Error::new(error).context("waiting for kafka"))
+                Err(error)
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Refusal, Report, Topics};
 use crate::message::{Fitness, judge};
-use crate::metrics::{AttemptResult, Dependency, KafkaErrorClass, Label};
+use crate::metrics::{AttemptResult, Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
 use crate::store::poll::Page;
 use crate::store::settle::{Deferral, Reason};
@@ -381,7 +381,7 @@ impl<'a> Sender<'a> {
             }
             Answer::Ready { max_message_bytes: None } => {}
             Answer::Sick { topic, refusal, news } => {
-                self.term.metrics.kafka_error(class_of(refusal.class));
+                self.term.metrics.kafka_error(KafkaErrorClass::named(refusal.class));
                 if news {
                     say_sick(&topic, &refusal);
                 }
@@ -399,7 +399,7 @@ impl<'a> Sender<'a> {
         metrics.blocked_keys.set(self.keys.len() as f64);
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
         for class in self.publisher.inbox().take_errors() {
-            metrics.kafka_error(class_of(class));
+            metrics.kafka_error(KafkaErrorClass::named(class));
         }
         (self.main_waits, self.due_waits) = (false, false);
         if self.publisher.is_dead() {
@@ -452,7 +452,7 @@ impl<'a> Sender<'a> {
     }
 
     fn count_refusal(&mut self, topic: &Arc<str>, refusal: &Refusal) {
-        self.term.metrics.kafka_error(class_of(refusal.class));
+        self.term.metrics.kafka_error(KafkaErrorClass::named(refusal.class));
         let result = match refusal.failure {
             Failure::Unknown => AttemptResult::Unknown,
             _ => AttemptResult::Rejected,
@@ -474,11 +474,6 @@ fn suspect() -> Refusal {
 
 fn say_sick(topic: &str, refusal: &Refusal) {
     tracing::error!(topic, reason = refusal.text, "topic cannot be published to, its rows are put off");
-}
-
-fn class_of(label: &str) -> KafkaErrorClass {
-    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == label);
-    found.copied().unwrap_or(KafkaErrorClass::Other)
 }
 
 fn millis(delay: Duration) -> i64 {

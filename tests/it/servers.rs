@@ -237,3 +237,50 @@ async fn what_is_wrong_with_the_database_is_said_in_a_line_and_can_be_repaired()
     let (status, body) = relay.get("/readyz").await.expect("an answer");
     assert_eq!(status, 200, "{body}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_not_led_before_it_is_promoted() {
+    let env = Env::with_own_postgres().await;
+    let topic = env.create_topic("replica", 1, &[]).await;
+    env.stop_postgres_fast().await;
+    std::fs::write(env.postgres.server.data_directory().join("standby.signal"), "").expect("write a file");
+    env.start_postgres_again().await;
+    let relay = relay(&env).await.start().await;
+    waits_for(&relay, "is a replica; the relay needs the primary").await;
+    env.execute("select pg_promote()").await;
+    leads(&relay, 1).await;
+    let load = Load::start(&env, &topic).await;
+    load.more(20).await;
+    load.stop().await;
+    expect_history(&env, &topic).await.assert_repeated_at_most(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_kafka_refuses_is_named() {
+    let env = Env::new().await;
+    let brokers = env.kafka().await.server.restricted_brokers();
+    let relay = relay(&env).await.env("KAFKA_BROKERS", brokers);
+    let relay = relay.property("security.protocol", "sasl_plaintext").property("sasl.mechanism", "PLAIN");
+    let relay = relay.property("sasl.username", "relay").property("sasl.password", "wrong").start().await;
+    waits_for(&relay, "kafka refuses the login: check security.protocol, sasl.* and ssl.*").await;
+    let (status, body) = relay.get("/readyz").await.expect("an answer");
+    assert!(status == 503 && body.contains("kafka refuses the login"), "{body}");
+    // Two of the relay's own lines, two of the producer's, and librdkafka's, cut short.
+    assert!(warnings(&relay) < 15, "a flood of {} warnings", warnings(&relay));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_waits_for_kafka_ends_when_asked() {
+    let env = Env::new().await;
+    // Nobody listens on port 1.
+    let relay = relay(&env).await.env("KAFKA_BROKERS", "127.0.0.1:1").start().await;
+    env.eventually_true(
+        "select exists (select from pg_stat_activity where datname = current_database() \
+         and application_name = 'outbox-relay/follow')",
+    )
+    .await;
+    relay.ask_to_stop();
+    // It has just asked the brokers, who have five seconds for their answer. It does not wait for that.
+    let status = relay.wait_for_exit(Duration::from_secs(3)).await;
+    assert_eq!(status.code(), Some(0));
+}
