@@ -8,3 +8,4 @@ mod migrate;
 mod schema;
 mod servers_smoke;
 mod support;
+mod tls;
