@@ -68,6 +68,8 @@ struct Callbacks {
     dead: AtomicBool,
     warm: AtomicBool,
     connected: AtomicBool,
+    /// The last error: rdkafka reports each one twice in a row.
+    said: Mutex<String>,
 }
 
 /// The part of librdkafka's statistics that we read.
@@ -117,19 +119,19 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: RdKafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(Code::Fatal) => {
-                self.dead.store(true, Ordering::Release);
-                tracing::warn!(reason, "kafka producer ended by a refused record or a fatal error");
-            }
-            Some(code) => {
-                if code == Code::AllBrokersDown {
-                    self.connected.store(false, Ordering::Relaxed);
-                }
-                tracing::warn!(class = classify::class(code), reason, "kafka reports an error");
-            }
-            None => tracing::warn!(error = %error, reason, "kafka reports an error"),
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        match code {
+            Code::Fatal => self.dead.store(true, Ordering::Release),
+            Code::AllBrokersDown => self.connected.store(false, Ordering::Relaxed),
+            _ => {}
         }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *said) == reason {
+            return;
+        }
+        reason.clone_into(&mut *said);
+        // Under librdkafka's name, whose lines are bounded: in an outage every producer reports every broker.
+        tracing::warn!(target: "librdkafka", class = classify::class(code), reason, "kafka reports an error");
     }
 }
 
@@ -189,6 +191,7 @@ impl Producer {
             dead: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            said: Mutex::default(),
         };
         let native: BaseProducer<Callbacks> = config
             .create_with_context(callbacks)
