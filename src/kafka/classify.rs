@@ -13,7 +13,6 @@ pub(super) fn failure(code: Code) -> Failure {
     match code {
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
-        | Code::UnknownPartition
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         // The topic's clock bounds, not the row, refuse a timestamp.
@@ -57,10 +56,7 @@ pub(super) fn class(code: Code) -> &'static str {
         Code::ThrottlingQuotaExceeded => "throttled",
         Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => "authentication",
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => "authorization",
-        Code::UnknownTopicOrPartition
-        | Code::UnknownTopic
-        | Code::UnknownPartition
-        | Code::InvalidTimestamp => "topic",
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTimestamp => "topic",
         Code::Fatal | Code::GaplessGuarantee | Code::Fenced | Code::ProducerFenced => "fatal",
         Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
@@ -69,6 +65,7 @@ pub(super) fn class(code: Code) -> &'static str {
         | Code::InvalidDifferentRecord
         | Code::PolicyViolation
         | Code::MessageBatchTooLarge
+        | Code::UnknownPartition
         | Code::InvalidTopic => "record",
         _ => "other",
     }
@@ -117,6 +114,8 @@ mod tests {
         check(Code::UnknownTopicOrPartition, Failure::Topic, "topic");
         check(Code::TopicAuthorizationFailed, Failure::Topic, "authorization");
         check(Code::InvalidTimestamp, Failure::Topic, "topic");
+        // Only a row that names its partition meets this one, and other rows of the topic do not suffer from it.
+        check(Code::UnknownPartition, Failure::Refused, "record");
         check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
     }
 

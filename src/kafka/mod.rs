@@ -12,7 +12,7 @@ mod topics;
 pub use producer::{Inbox, Producer};
 pub use publisher::{Publisher, Stamp};
 pub use settings::KafkaSettings;
-pub use topics::{TopicState, Topics};
+pub use topics::{TopicSettings, TopicState, Topics};
 
 use crate::receipt::Receipt;
 use crate::verdict::Failure;

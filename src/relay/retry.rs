@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Deferred, Due, Term, TermEnd};
+use super::{DeferredRows, Due, Term, TermEnd};
 use crate::metrics::Operation;
-use crate::store::deferred;
+use crate::store::deferred::{self, DueLimits};
 
 /// How often due rows are looked for while any row is deferred.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -24,15 +24,20 @@ const FOLLOWERS: i64 = 100;
 pub(super) async fn retry(
     term: Term,
     due: mpsc::Sender<Due>,
-    mut deferred_rows: watch::Receiver<Deferred>,
+    mut deferred_rows: watch::Receiver<DeferredRows>,
 ) -> Result<(), TermEnd> {
-    let max_row_bytes = i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX);
+    let limits = DueLimits {
+        heads: HEADS,
+        followers: FOLLOWERS,
+        max_row_bytes: i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX),
+        bytes: term.config.page_bytes as i64,
+    };
     let mut session = None;
     let mut pause = LOOK_EVERY;
     loop {
         // An outbox without deferred rows is never asked.
         let waited = async {
-            deferred_rows.wait_for(|rows| rows.waiting + rows.scheduled > 0).await.map(|_| ()).ok()?;
+            deferred_rows.wait_for(|rows| !rows.is_empty()).await.map(|_| ()).ok()?;
             tokio::time::sleep(LOOK_EVERY).await;
             Some(())
         };
@@ -44,8 +49,7 @@ pub(super) async fn retry(
             if session.is_none() {
                 session = Some(term.server.connect("retry").await?);
             }
-            deferred::due(session.as_mut().expect("it was opened above"), HEADS, FOLLOWERS, max_row_bytes)
-                .await
+            deferred::due(session.as_mut().expect("it was opened above"), &limits).await
         };
         let rows = match fetched.await {
             Ok(rows) => rows,

@@ -44,9 +44,7 @@ pub(super) async fn settle(
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
             outcome.deferred.extend(batch.outcome.deferred);
-            // Keys are named of waiting rows only.
-            freed.gone.waiting += batch.departed.len() as u64;
-            freed.gone.scheduled += (batch.outcome.departed.len() - batch.departed.len()) as u64;
+            freed.gone += batch.outcome.departed.len();
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
                 position = next;

@@ -5,6 +5,7 @@
 
 mod delivery;
 mod migrate;
+mod order;
 mod schema;
 mod servers_smoke;
 mod support;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Sender, now_us, suspect};
+use super::put_off::suspect;
+use super::{Sender, now_us};
 use crate::kafka::Refusal;
 use crate::metrics::RedeliveryCause;
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
+use crate::relay::remarks::Remark;
 use crate::store::settle::Reason;
 use crate::verdict::{Failure, Route, Verdict, decide};
 
@@ -110,12 +112,17 @@ impl Sender<'_> {
         match verdict {
             Verdict::SendAgain => return true,
             Verdict::Suspect => {
-                tracing::warn!(
-                    id,
-                    topic = &*topic,
-                    reason = refusal.text,
-                    "outbox row is suspect, it goes alone"
-                );
+                if let Some(alike) = self.remarks.make(&topic, Remark::Suspect, Instant::now()) {
+                    tracing::warn!(
+                        id,
+                        topic = &*topic,
+                        reason = refusal.text,
+                        alike,
+                        "outbox row is suspect, it goes alone"
+                    );
+                }
+                // A limit that was lowered behind our back would refuse batch after batch.
+                self.topics.doubt(&topic);
                 self.put_off(at, index, Reason::Retry, Some(0), Some(suspect()), false);
             }
             Verdict::PutOff { .. } => self.put_off_sick(at, index, *refusal),
@@ -156,8 +163,11 @@ impl Sender<'_> {
         }
         again.sort_unstable();
         if self.dead_since.is_some() {
-            let again = again.len();
-            tracing::warn!(again, possibly_written, "kafka producer replaced, innocent rows go out again");
+            tracing::warn!(
+                again = again.len(),
+                possibly_written,
+                "kafka producer replaced, innocent rows go out again"
+            );
         }
         self.again = again.into();
         self.outstanding = 0;
