@@ -17,7 +17,7 @@ use crate::http;
 use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::{self, Claim, Trust, Watch};
 use crate::message::HeaderNames;
-use crate::metrics::{Dependency, Metrics, Operation};
+use crate::metrics::{Dependency, KafkaErrorClass, Metrics, Operation};
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred};
@@ -25,6 +25,9 @@ use crate::telemetry::chain;
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A term that cannot begin (a right is missing, say) is not taken again faster than this.
+const TERM_MIN: Duration = Duration::from_secs(1);
 
 /// How often a trouble that lasts is said again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -41,6 +44,8 @@ struct Daemon {
     holder: Uuid,
     holder_name: String,
     kafka_cluster_id: Option<String>,
+    /// Kafka answers, but not to us.
+    kafka_refuses_login: bool,
     terminate: CancellationToken,
     said: Option<(String, Instant)>,
 }
@@ -96,6 +101,7 @@ impl Daemon {
             holder,
             holder_name,
             kafka_cluster_id: None,
+            kafka_refuses_login: false,
             terminate,
             said: None,
         })
@@ -104,7 +110,7 @@ impl Daemon {
     /// Term after term, until told to stop.
     async fn follow_and_lead(&mut self) -> anyhow::Result<()> {
         while let Some(won) = self.follow().await {
-            let epoch = won.epoch;
+            let (epoch, begun) = (won.epoch, Instant::now());
             self.metrics.leader_transitions.inc();
             self.metrics.leader.set(1.0);
             let ended = self.lead(won).await;
@@ -117,11 +123,18 @@ impl Daemon {
                     break;
                 }
                 Err(error) => {
+                    if matches!(error, TermEnd::Store(StoreError::LeaseLost)) {
+                        self.metrics.fencing_rejections.inc();
+                    }
                     tracing::warn!(
                         epoch,
                         error = chain(&error),
                         "stepped down, everything of this lease is forgotten"
                     );
+                    tokio::select! {
+                        () = self.terminate.cancelled() => {}
+                        () = tokio::time::sleep_until((begun + TERM_MIN).into()) => {}
+                    }
                 }
             }
         }
@@ -295,9 +308,19 @@ impl Daemon {
                 Ok(id)
             }
             Err(error) => {
-                self.health_waits(Condition::Kafka, &error.to_string());
+                for class in self.publisher.inbox().take_errors() {
+                    let class = KafkaErrorClass::named(class);
+                    self.metrics.kafka_error(class);
+                    self.kafka_refuses_login |= class == KafkaErrorClass::Authentication;
+                }
+                let mut error = anyhow::Error::new(error).context("waiting for kafka");
+                if self.kafka_refuses_login {
+                    const ADVICE: &str = "kafka refuses the login: check security.protocol, sasl.* and ssl.* in [kafka.properties]";
+                    error = error.context(ADVICE);
+                }
+                self.health_waits(Condition::Kafka, &chain(error.as_ref()));
                 self.metrics.set_dependency_up(Dependency::Kafka, false);
-                Err(anyhow::Error::new(error).context("waiting for kafka"))
+                Err(error)
             }
         }
     }

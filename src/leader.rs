@@ -146,9 +146,6 @@ pub async fn beat(
             Err(error) => {
                 session = None;
                 metrics.database_error(Operation::Beat);
-                if matches!(error, StoreError::LeaseLost) {
-                    metrics.fencing_rejections.inc();
-                }
                 if error.ends_the_term() {
                     return error.into();
                 }

@@ -65,5 +65,9 @@ fn load(file: Option<&Path>) -> anyhow::Result<Config> {
 
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("start the runtime")?.block_on(command)
+    let runtime = runtime.context("start the runtime")?;
+    let ended = runtime.block_on(command);
+    // A question to a broker that does not answer blocks a thread for seconds; nobody waits for it any more.
+    runtime.shutdown_background();
+    ended
 }

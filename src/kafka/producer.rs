@@ -3,6 +3,7 @@
 //! Owns the report callback, which only copies numbers into the [`Inbox`], and the end of a producer: it is purged
 //! and dropped on its own thread, because dropping blocks.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,15 +88,18 @@ struct Callbacks {
     dead: AtomicBool,
     warm: AtomicBool,
     connected: AtomicBool,
-    /// The class of the error that was logged last, and when.
-    said: Mutex<Option<(&'static str, Instant)>>,
+    /// Nobody waits for it any more: what it says about its end is no trouble.
+    given_up: AtomicBool,
+    /// Classes of errors that were logged, and when. One trouble may be of two classes in turn: a refused login, and
+    /// that all brokers are out of reach.
+    said: Mutex<HashMap<&'static str, Instant>>,
 }
 
 /// The part of librdkafka's statistics that we read.
 #[derive(serde::Deserialize)]
 struct Statistics<'a> {
     #[serde(borrow)]
-    brokers: std::collections::HashMap<std::borrow::Cow<'a, str>, BrokerStatistics<'a>>,
+    brokers: HashMap<std::borrow::Cow<'a, str>, BrokerStatistics<'a>>,
     #[serde(borrow)]
     eos: Option<IdempotenceStatistics<'a>>,
 }
@@ -115,7 +119,7 @@ struct IdempotenceStatistics<'a> {
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // "enable.gapless.guarantee is experimental", at every start: our tests show what it does.
-        if facility == "CONFWARN" {
+        if facility == "CONFWARN" || self.given_up.load(Ordering::Acquire) {
             tracing::debug!(target: "librdkafka", facility, message);
             return;
         }
@@ -145,13 +149,15 @@ impl ClientContext for Callbacks {
             Some(Code::AllBrokersDown) => self.connected.store(false, Ordering::Relaxed),
             _ => {}
         }
-        // The binding calls this twice for each error.
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let repeated = said.is_some_and(|(about, at)| about == class && at.elapsed() < SAY_EVERY);
-        if repeated {
+        if self.given_up.load(Ordering::Acquire) {
             return;
         }
-        *said = Some((class, Instant::now()));
+        // The binding calls this twice for each error.
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(class).is_some_and(|at| at.elapsed() < SAY_EVERY) {
+            return;
+        }
+        said.insert(class, Instant::now());
         self.inbox.put_error(class);
         tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");
     }
@@ -213,7 +219,8 @@ impl Producer {
             dead: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             connected: AtomicBool::new(false),
-            said: Mutex::new(None),
+            given_up: AtomicBool::new(false),
+            said: Mutex::default(),
         };
         let native: BaseProducer<Callbacks> = config
             .create_with_context(callbacks)
@@ -301,6 +308,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
+        self.callbacks().given_up.store(true, Ordering::Release);
         self.purge();
         self.closing.store(true, Ordering::Release);
         // The polling thread holds the last reference and drops it: that blocks for up to half a second.

@@ -27,7 +27,7 @@ use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Report, Topics};
 use crate::message::{Fitness, judge};
-use crate::metrics::Dependency;
+use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
 use crate::store::poll::Page;
 use crate::store::settle::Reason;
@@ -326,7 +326,7 @@ impl<'a> Sender<'a> {
                 }
             }
             Answer::Sick { topic, refusal, news } => {
-                self.term.metrics.kafka_error(put_off::class_of(refusal.class));
+                self.term.metrics.kafka_error(KafkaErrorClass::named(refusal.class));
                 if news {
                     put_off::say_sick(&topic, &refusal);
                 }
@@ -344,7 +344,7 @@ impl<'a> Sender<'a> {
         metrics.blocked_keys.set(self.keys.len() as f64);
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
         for class in self.publisher.inbox().take_errors() {
-            metrics.kafka_error(put_off::class_of(class));
+            metrics.kafka_error(KafkaErrorClass::named(class));
         }
         (self.main_waits, self.due_waits) = (false, false);
         if self.publisher.is_dead() {

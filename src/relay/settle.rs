@@ -136,7 +136,6 @@ async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settleme
         *session = None;
         term.metrics.database_error(Operation::Settle);
         if matches!(error, StoreError::LeaseLost) {
-            term.metrics.fencing_rejections.inc();
             tracing::warn!(
                 epoch = term.epoch,
                 "deposed leader settled nothing, another relay holds the lease"

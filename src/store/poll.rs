@@ -68,7 +68,8 @@ impl Reader {
     ///
     /// `short` says that the last page was not cut, so that nothing can be left to find while the snapshot stands
     /// still. `as_of` bounds the late rows of the first page after a start (see `outbox.ledger.as_of`).
-    /// Fails with [`StoreError::Forgotten`] when `token` is not the server's incarnation.
+    /// Fails when `token` is not the server's incarnation: with [`StoreError::LeaseLost`] when another relay
+    /// has taken over, with [`StoreError::Forgotten`] when the server has lost it.
     pub async fn poll(
         &mut self,
         session: &mut Session,
@@ -214,15 +215,18 @@ impl Default for Answer {
     }
 }
 
-/// `snapshot remembered last_id written flushed clock`, as `concat_ws` wrote them.
+/// `snapshot incarnation last_id written flushed clock`, as `concat_ws` wrote them.
 fn facts(text: &str) -> Result<Facts, StoreError> {
     let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
     let fields: Vec<&str> = text.split(' ').collect();
-    let [snapshot, remembered, last_id, written, flushed, clock] = fields[..] else {
+    let [snapshot, incarnation, last_id, written, flushed, clock] = fields[..] else {
         return Err(unreadable());
     };
-    if remembered != "t" {
-        return Err(StoreError::Forgotten);
+    match incarnation {
+        "ours" => {}
+        // Only a takeover writes a token, so it was not the server that forgot ours.
+        "other" => return Err(StoreError::LeaseLost),
+        _ => return Err(StoreError::Forgotten),
     }
     let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
     Ok(Facts {

@@ -3,10 +3,13 @@
 //! `make test` installs what they need. A server that cannot be started fails the test; nothing is skipped.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
+mod crash;
 mod delivery;
+mod lead;
 mod migrate;
 mod order;
 mod schema;
+mod servers;
 mod servers_smoke;
 mod support;
 mod tls;

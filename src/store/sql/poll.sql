@@ -1,5 +1,5 @@
 -- One poll: what became visible between the position ($1 snapshot, $2 high) and now, in one snapshot.
--- First row: facts (snapshot, token known, last id drawn, WAL written and flushed in bytes, clock in microseconds).
+-- First row: facts (snapshot, whose incarnation token, last id drawn, WAL written and flushed in bytes, clock in microseconds).
 -- Then late rows (kind 1: id <= high, committed since), then fresh ones (kind 2: id > high), both by id.
 -- $3 rows and $4 bytes at most of each kind; $5 rows above this come without payload; $6 incarnation token;
 -- $7 the last page ended short; $8 no late row has a txid at or above it.
@@ -7,7 +7,8 @@
 -- from walking all ids. The guards switch off every arm that cannot find anything.
 with facts as materialized (
     select pg_current_snapshot() as seen,
-           coalesce((select i.token = $6::uuid from outbox.incarnation i where i.one), false) as remembered,
+           coalesce((select case i.token when $6::uuid then 'ours' else 'other' end
+                       from outbox.incarnation i where i.one), 'gone') as incarnation,
            (select s.last_value from outbox.message_id_seq s) as last_id
 ), guards as materialized (
     select f.seen::text <> $1::text as moved,
@@ -52,7 +53,7 @@ with facts as materialized (
              limit $3) m
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
-       concat_ws(' ', f.seen, f.remembered, f.last_id,
+       concat_ws(' ', f.seen, f.incarnation, f.last_id,
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint) as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,

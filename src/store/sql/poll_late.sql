@@ -3,7 +3,8 @@
 -- $5 rows and $6 bytes at most, among the next $7 ids; $8 rows above this come without payload; $9 incarnation token.
 -- First row: facts as in poll.sql, with the last id looked at in place of the last id drawn.
 with facts as materialized (
-    select coalesce((select i.token = $9::uuid from outbox.incarnation i where i.one), false) as remembered
+    select coalesce((select case i.token when $9::uuid then 'ours' else 'other' end
+                       from outbox.incarnation i where i.one), 'gone') as incarnation
 ), late as materialized (
     select l.*, sum(l.bytes) over (order by l.id) as upto
       from (select m.*
@@ -22,7 +23,7 @@ with facts as materialized (
     select * from late l where l.upto - l.bytes < $6
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
-       concat_ws(' ', $4::text, f.remembered,
+       concat_ws(' ', $4::text, f.incarnation,
                  case when (select count(*) from page) = $5 or (select max(p.upto) from page p) >= $6
                       then (select max(p.id) from page p)
                       else coalesce((select o.id from outbox.message o where o.id > $2 and o.id <= $3
