@@ -4,11 +4,13 @@
 //! nothing about a row's future: it says what happened ([`Report`], [`Refusal`]), `verdict` says what follows.
 
 mod classify;
+mod mock;
 mod producer;
 mod publisher;
 mod settings;
 mod topics;
 
+pub use mock::MockKafka;
 pub use producer::{Inbox, Producer};
 pub use publisher::{Publisher, Stamp};
 pub use settings::KafkaSettings;
