@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
 mod delivery;
+mod demo;
 mod migrate;
 mod schema;
 mod servers_smoke;
