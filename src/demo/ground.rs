@@ -61,7 +61,10 @@ impl Ground {
         // A start that is interrupted is waited for by the runtime, and what it has started ends then.
         tokio::select! {
             started = self.start_servers(options, &topic) => started?,
-            () = interrupt.stopped() => anyhow::bail!("interrupted"),
+            () = interrupt.stopped() => {
+                say("interrupted; leaving when the servers that are starting can be stopped");
+                anyhow::bail!("interrupted before the first order")
+            }
         }
 
         let hosts = match (&given, &self.postgres) {
