@@ -3,6 +3,7 @@
 //! Owns one administrative client. Answers questions; remembers nothing (the sender does).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -10,6 +11,10 @@ use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 
 use super::producer::METADATA_DEADLINE;
 use super::{KafkaError, KafkaSettings, Refusal, classify};
+
+/// How long the answer about a topic's limit may hold up its rows. Where the controller cannot be reached, librdkafka
+/// would wait for it to the end.
+const LIMIT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What the cluster says of a topic.
 #[derive(Debug)]
@@ -96,9 +101,9 @@ impl Topics {
         })
     }
 
-    /// A login may well not be allowed to read it; then the broker is the judge.
+    /// A login may well not be allowed to read it, or nobody answer; then the broker is the judge.
     async fn configuration(&self, topic: &str) -> Option<(Option<usize>, bool)> {
-        let options = AdminOptions::new().request_timeout(Some(METADATA_DEADLINE));
+        let options = AdminOptions::new().request_timeout(Some(LIMIT_DEADLINE));
         let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
         let resource = answer.ok()?.into_iter().next()?.ok()?;
         let value = |name| resource.get(name)?.value.as_deref();

@@ -5,6 +5,7 @@
 
 mod crash;
 mod delivery;
+mod demo;
 mod lead;
 mod migrate;
 mod order;
