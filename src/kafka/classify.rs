@@ -13,6 +13,8 @@ pub(super) fn failure(code: Code) -> Failure {
     match code {
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
+        // What librdkafka had queued when the topic vanished.
+        | Code::UnknownPartition
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         // The topic's clock bounds, not the row, refuse a timestamp.
@@ -56,7 +58,10 @@ pub(super) fn class(code: Code) -> &'static str {
         Code::ThrottlingQuotaExceeded => "throttled",
         Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => "authentication",
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => "authorization",
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTimestamp => "topic",
+        Code::UnknownTopicOrPartition
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::InvalidTimestamp => "topic",
         Code::Fatal | Code::GaplessGuarantee | Code::Fenced | Code::ProducerFenced => "fatal",
         Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
@@ -65,7 +70,6 @@ pub(super) fn class(code: Code) -> &'static str {
         | Code::InvalidDifferentRecord
         | Code::PolicyViolation
         | Code::MessageBatchTooLarge
-        | Code::UnknownPartition
         | Code::InvalidTopic => "record",
         _ => "other",
     }
@@ -80,6 +84,10 @@ pub(super) fn not_taken(error: KafkaError) -> NotTaken {
     match error {
         KafkaError::MessageProduction(Code::QueueFull) => NotTaken::Full,
         KafkaError::MessageProduction(Code::Fatal) => NotTaken::Dead,
+        // Only a row that names its partition meets this one here; other rows of the topic do not suffer from it.
+        KafkaError::MessageProduction(code @ Code::UnknownPartition) => {
+            NotTaken::Refused(Refusal { failure: Failure::Refused, class: "record", text: code.to_string() })
+        }
         KafkaError::MessageProduction(code) => NotTaken::Refused(refusal(code)),
         other => {
             NotTaken::Refused(Refusal { failure: Failure::Refused, class: "other", text: other.to_string() })
@@ -114,8 +122,7 @@ mod tests {
         check(Code::UnknownTopicOrPartition, Failure::Topic, "topic");
         check(Code::TopicAuthorizationFailed, Failure::Topic, "authorization");
         check(Code::InvalidTimestamp, Failure::Topic, "topic");
-        // Only a row that names its partition meets this one, and other rows of the topic do not suffer from it.
-        check(Code::UnknownPartition, Failure::Refused, "record");
+        check(Code::UnknownPartition, Failure::Topic, "topic");
         check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
     }
 

@@ -109,11 +109,11 @@ pub enum TermEnd {
 /// A key within its topic.
 type TopicKey = (Arc<str>, Option<Box<[u8]>>);
 
-/// Deferred rows that are due. The answer comes when their settlement has been written.
+/// Deferred rows that are due. The answer comes when their settlement has been written: how many have left.
 #[derive(Debug)]
 struct Due {
     rows: Vec<DueRow>,
-    settled: oneshot::Sender<()>,
+    settled: oneshot::Sender<usize>,
 }
 
 /// A batch whose every row has been decided.
@@ -127,8 +127,8 @@ struct Decided {
     bytes: usize,
     /// Keys of deferred rows that leave: they are free once this is settled.
     departed: Vec<TopicKey>,
-    /// Who waits for the settlement.
-    settled: Option<oneshot::Sender<()>>,
+    /// Who waits for the settlement, and how many deferred rows of this batch have left.
+    settled: Option<oneshot::Sender<usize>>,
 }
 
 /// What a settlement frees.

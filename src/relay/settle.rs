@@ -44,7 +44,8 @@ pub(super) async fn settle(
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
             outcome.deferred.extend(batch.outcome.deferred);
-            freed.gone += batch.outcome.departed.len();
+            let left = batch.outcome.departed.len();
+            freed.gone += left;
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
                 position = next;
@@ -53,7 +54,7 @@ pub(super) async fn settle(
             freed.rows += batch.rows;
             freed.bytes += batch.bytes;
             freed.departed.extend(batch.departed);
-            waiting.extend(batch.settled);
+            waiting.extend(batch.settled.map(|waiter| (waiter, left)));
         }
         seq += 1;
         let durable = term.config.durable_marks || durable_at.elapsed() >= DURABLE_EVERY;
@@ -68,8 +69,8 @@ pub(super) async fn settle(
         }
         // Nobody waits any more when the sender or the retry loop has ended.
         let _ = settled.send(freed).await;
-        for waiter in waiting {
-            let _ = waiter.send(());
+        for (waiter, left) in waiting {
+            let _ = waiter.send(left);
         }
     }
     if let Some(session) = session {

@@ -26,6 +26,10 @@ impl Sender<'_> {
 
     /// Offers the next row of every chain that may go on.
     pub(super) fn hand_over_due(&mut self) -> Result<(), TermEnd> {
+        // A long chain may not use up drain_timeout; what has not gone stays deferred as it is.
+        if let Some(due) = self.due.as_mut().filter(|_| self.term.drain.is_cancelled()) {
+            due.ready.clear();
+        }
         for _ in 0..SLICE {
             if !self.due_may_go() {
                 return Ok(());
