@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-use self::reports::Returned;
+use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
 use super::remarks::Remarks;
 use super::topics::{Answer, KnownTopics, Standing, facts};
@@ -55,6 +55,7 @@ pub(super) struct Sender<'a> {
     outstanding: usize,
     /// Since when the main producer has been dead.
     dead_since: Option<Instant>,
+    pace: Pace,
     /// The main producer has to give way to one with smaller batches, once its last report is in.
     swap_wanted: bool,
     due: Option<DueBatch>,
@@ -103,6 +104,7 @@ impl<'a> Sender<'a> {
             returned: Vec::new(),
             outstanding: 0,
             dead_since: None,
+            pace: Pace::default(),
             swap_wanted: false,
             due: None,
             main_waits: false,
