@@ -46,6 +46,7 @@ pub struct Publisher {
     second: Option<Producer>,
     generations: u32,
     batch_size: usize,
+    compresses: bool,
     /// Scratch for numbers as text, so that a header costs no allocation.
     scratch: String,
 }
@@ -55,6 +56,7 @@ impl Publisher {
     pub fn start(settings: KafkaSettings) -> Result<Publisher, KafkaError> {
         let mut publisher = Publisher {
             batch_size: settings.batch_size(),
+            compresses: settings.compresses(),
             settings,
             inbox: Arc::default(),
             main: None,
@@ -79,7 +81,7 @@ impl Publisher {
 
     /// Whether the user's properties switch compression on.
     pub fn compresses(&self) -> bool {
-        self.settings.compresses()
+        self.compresses
     }
 
     /// A term begins: the spare becomes the main producer, and new spares and the second producer start.

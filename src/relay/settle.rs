@@ -44,9 +44,8 @@ pub(super) async fn settle(
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
             outcome.deferred.extend(batch.outcome.deferred);
-            // Keys are named of waiting rows only.
-            freed.gone.waiting += batch.departed.len() as u64;
-            freed.gone.scheduled += (batch.outcome.departed.len() - batch.departed.len()) as u64;
+            let left = batch.outcome.departed.len();
+            freed.gone += left;
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
                 position = next;
@@ -55,7 +54,7 @@ pub(super) async fn settle(
             freed.rows += batch.rows;
             freed.bytes += batch.bytes;
             freed.departed.extend(batch.departed);
-            waiting.extend(batch.settled);
+            waiting.extend(batch.settled.map(|waiter| (waiter, left)));
         }
         seq += 1;
         let durable = term.config.durable_marks || durable_at.elapsed() >= DURABLE_EVERY;
@@ -70,8 +69,8 @@ pub(super) async fn settle(
         }
         // Nobody waits any more when the sender or the retry loop has ended.
         let _ = settled.send(freed).await;
-        for waiter in waiting {
-            let _ = waiter.send(());
+        for (waiter, left) in waiting {
+            let _ = waiter.send(left);
         }
     }
     if let Some(session) = session {

@@ -6,6 +6,7 @@
 pub mod backlog;
 pub mod connect;
 pub mod deferred;
+pub mod demo;
 pub mod lease;
 pub mod migrate;
 pub mod migration;

@@ -5,9 +5,12 @@
 
 mod crash;
 mod delivery;
+mod demo;
 mod lead;
 mod migrate;
+mod order;
 mod schema;
 mod servers;
 mod servers_smoke;
 mod support;
+mod tls;
