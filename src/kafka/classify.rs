@@ -95,10 +95,23 @@ pub(super) fn not_taken(error: KafkaError) -> NotTaken {
     }
 }
 
-/// An error of a request that is about no row.
-pub(super) fn request_error(what: &'static str, error: &KafkaError) -> super::KafkaError {
-    let class = error.rdkafka_error_code().map_or("other", class);
-    super::KafkaError { what, text: error.to_string(), class }
+/// An error of a request that is about no row, told by the connection's `trouble` if there is any.
+pub(super) fn request_error(
+    what: &'static str,
+    error: &KafkaError,
+    trouble: Option<&(Code, String)>,
+) -> super::KafkaError {
+    let class_of = |error: &KafkaError| error.rdkafka_error_code().map_or("other", class);
+    let (class, text) = match trouble {
+        Some((code, reason)) if class_of(error) == "unreachable" => (class(*code), reason.clone()),
+        _ => (class_of(error), error.to_string()),
+    };
+    let advice = match class {
+        "authentication" => "; check sasl.*, ssl.* and security.protocol in [kafka.properties]",
+        "unreachable" => "; check kafka.brokers",
+        _ => "",
+    };
+    super::KafkaError { what, text: text + advice, class }
 }
 
 #[cfg(test)]

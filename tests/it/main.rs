@@ -3,7 +3,10 @@
 //! `make test` installs what they need. A server that cannot be started fails the test; nothing is skipped.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
+mod bad_input;
 mod delivery;
+mod ledger;
 mod order;
 mod servers_smoke;
 mod support;
+mod tidy;
