@@ -42,6 +42,7 @@ pub(super) fn failure(code: Code) -> Failure {
         | Code::ThrottlingQuotaExceeded
         | Code::Authentication
         | Code::SaslAuthenticationFailed => Failure::Unknown,
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Failure::TooLarge,
         _ => Failure::Refused,
     }
 }
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn codes_mean_what_the_table_says() {
-        check(Code::MessageSizeTooLarge, Failure::Refused, "record");
+        check(Code::MessageSizeTooLarge, Failure::TooLarge, "record");
         check(Code::InvalidRecord, Failure::Refused, "record");
         check(Code::InvalidDifferentRecord, Failure::NotWritten, "record");
         check(Code::GaplessGuarantee, Failure::NotWritten, "fatal");
