@@ -95,6 +95,8 @@ pub struct TopicFacts {
     pub partitions: i32,
     /// `max.message.bytes`, when the broker let us read it.
     pub max_message_bytes: Option<usize>,
+    /// Whether the topic refused our smallest batches, although nobody told us its limit.
+    pub narrow: bool,
     /// Whether the topic is compacted, so that a record without key is refused.
     pub compacted: bool,
     /// Whether the producer compresses, so that a size above the limit is only a suspicion.
@@ -129,7 +131,9 @@ pub fn judge(row: &OutboxRow, facts: &TopicFacts) -> Fitness {
     if facts.compacted && row.key.is_none() {
         return Fitness::Unfit("the topic is compacted, a record without key is refused".to_owned());
     }
-    let Some(limit) = facts.max_message_bytes else { return Fitness::Fit };
+    let Some(limit) = facts.max_message_bytes else {
+        return if facts.narrow { Fitness::Suspect } else { Fitness::Fit };
+    };
     let bytes = row.record_bytes();
     if bytes > limit && !facts.compressed {
         return Fitness::Unfit(format!(
@@ -245,7 +249,14 @@ mod tests {
     }
 
     fn facts(limit: Option<usize>, compressed: bool) -> TopicFacts {
-        TopicFacts { partitions: 3, max_message_bytes: limit, compacted: false, compressed, batch_size: 100 }
+        TopicFacts {
+            partitions: 3,
+            max_message_bytes: limit,
+            narrow: false,
+            compacted: false,
+            compressed,
+            batch_size: 100,
+        }
     }
 
     #[track_caller]
@@ -289,6 +300,8 @@ mod tests {
     fn a_topic_with_a_limit_below_the_batch_size_gets_its_rows_one_by_one() {
         let narrow = TopicFacts { batch_size: 2000, ..facts(Some(1000), false) };
         check(row(), narrow, Fitness::Suspect);
+        check(row(), TopicFacts { narrow: true, ..facts(None, false) }, Fitness::Suspect);
+        check(row(), TopicFacts { narrow: true, ..facts(Some(1000), false) }, Fitness::Fit);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 pub enum Failure {
     /// The broker (or librdkafka) will not take the record. In company nobody knows whose fault it was.
     Refused,
+    /// As before, because the record, or the batch it went in, is too large.
+    TooLarge,
     /// The topic is missing or forbidden: every row of it fares the same.
     Topic,
     /// Surely not written, and not this row's fault.
@@ -19,7 +21,7 @@ impl Failure {
     /// The word for `outbox.deferred.class` and the logs.
     pub fn class(self) -> &'static str {
         match self {
-            Failure::Refused => "record",
+            Failure::Refused | Failure::TooLarge => "record",
             Failure::Topic => "topic",
             Failure::NotWritten => "not_written",
             Failure::Unknown => "unknown",
@@ -53,8 +55,8 @@ pub enum Verdict {
 /// The table. Nothing in it turns a failure into a success.
 pub fn decide(failure: Failure, route: Route) -> Verdict {
     match (failure, route) {
-        (Failure::Refused, Route::Main) => Verdict::Suspect,
-        (Failure::Refused, Route::Alone) => Verdict::PutOff { spent: true },
+        (Failure::Refused | Failure::TooLarge, Route::Main) => Verdict::Suspect,
+        (Failure::Refused | Failure::TooLarge, Route::Alone) => Verdict::PutOff { spent: true },
         (Failure::Topic, _) => Verdict::PutOff { spent: false },
         (Failure::NotWritten | Failure::Unknown, Route::Main) => Verdict::SendAgain,
         (Failure::NotWritten | Failure::Unknown, Route::Alone) => Verdict::PutOff { spent: false },
@@ -74,6 +76,8 @@ mod tests {
     fn only_a_record_that_fails_alone_is_charged() {
         check(Failure::Refused, Route::Main, Verdict::Suspect);
         check(Failure::Refused, Route::Alone, Verdict::PutOff { spent: true });
+        check(Failure::TooLarge, Route::Main, Verdict::Suspect);
+        check(Failure::TooLarge, Route::Alone, Verdict::PutOff { spent: true });
         check(Failure::Topic, Route::Main, Verdict::PutOff { spent: false });
         check(Failure::Topic, Route::Alone, Verdict::PutOff { spent: false });
         check(Failure::NotWritten, Route::Main, Verdict::SendAgain);

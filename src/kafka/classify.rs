@@ -42,6 +42,7 @@ pub(super) fn failure(code: Code) -> Failure {
         | Code::ThrottlingQuotaExceeded
         | Code::Authentication
         | Code::SaslAuthenticationFailed => Failure::Unknown,
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Failure::TooLarge,
         _ => Failure::Refused,
     }
 }
@@ -95,10 +96,23 @@ pub(super) fn not_taken(error: KafkaError) -> NotTaken {
     }
 }
 
-/// An error of a request that is about no row.
-pub(super) fn request_error(what: &'static str, error: &KafkaError) -> super::KafkaError {
-    let class = error.rdkafka_error_code().map_or("other", class);
-    super::KafkaError { what, text: error.to_string(), class }
+/// An error of a request that is about no row, told by the connection's `trouble` if there is any.
+pub(super) fn request_error(
+    what: &'static str,
+    error: &KafkaError,
+    trouble: Option<&(Code, String)>,
+) -> super::KafkaError {
+    let class_of = |error: &KafkaError| error.rdkafka_error_code().map_or("other", class);
+    let (class, text) = match trouble {
+        Some((code, reason)) if class_of(error) == "unreachable" => (class(*code), reason.clone()),
+        _ => (class_of(error), error.to_string()),
+    };
+    let advice = match class {
+        "authentication" => "; check sasl.*, ssl.* and security.protocol in [kafka.properties]",
+        "unreachable" => "; check kafka.brokers",
+        _ => "",
+    };
+    super::KafkaError { what, text: text + advice, class }
 }
 
 #[cfg(test)]
@@ -112,7 +126,7 @@ mod tests {
 
     #[test]
     fn codes_mean_what_the_table_says() {
-        check(Code::MessageSizeTooLarge, Failure::Refused, "record");
+        check(Code::MessageSizeTooLarge, Failure::TooLarge, "record");
         check(Code::InvalidRecord, Failure::Refused, "record");
         check(Code::InvalidDifferentRecord, Failure::NotWritten, "record");
         check(Code::GaplessGuarantee, Failure::NotWritten, "fatal");

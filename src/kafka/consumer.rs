@@ -54,7 +54,7 @@ impl Consumer {
         header_event_id: &str,
     ) -> Result<Consumer, KafkaError> {
         const WHAT: &str = "read a topic";
-        let failed = |error: RdKafkaError| classify::request_error(WHAT, &error);
+        let failed = |error: RdKafkaError| classify::request_error(WHAT, &error, None);
         let mut config = settings.client();
         // librdkafka demands a group name even of a reader that assigns itself its partitions.
         config.set("group.id", "outbox-relay-reader").set("enable.auto.commit", "false");
@@ -83,7 +83,7 @@ impl Consumer {
             None => return Ok(None),
             Some(Ok(message)) => message,
             Some(Err(error)) => {
-                let error = classify::request_error("read a record", &error);
+                let error = classify::request_error("read a record", &error, None);
                 return if error.class == "unreachable" { Ok(None) } else { Err(error) };
             }
         };
@@ -96,8 +96,8 @@ impl Consumer {
     pub fn ends(&self) -> Result<BTreeMap<i32, i64>, KafkaError> {
         let end = |partition: &i32| {
             let marks = self.native.fetch_watermarks(&self.topic, *partition, METADATA_DEADLINE);
-            let (_, end) =
-                marks.map_err(|error| classify::request_error("read the end of a partition", &error))?;
+            let (_, end) = marks
+                .map_err(|error| classify::request_error("read the end of a partition", &error, None))?;
             Ok((*partition, end))
         };
         self.next.keys().map(end).collect()

@@ -38,7 +38,7 @@ impl MockKafka {
                     ends.recv().ok();
                 }
                 Err(error) => {
-                    answer.send(Err(classify::request_error("start the mock cluster", &error))).ok();
+                    answer.send(Err(classify::request_error("start the mock cluster", &error, None))).ok();
                 }
             }
         };

@@ -36,10 +36,10 @@ impl OwnTopic {
     ) -> Result<OwnTopic, KafkaError> {
         const WHAT: &str = "create a topic";
         let admin: AdminClient<DefaultClientContext> =
-            settings.client().create().map_err(|error| classify::request_error(WHAT, &error))?;
+            settings.client().create().map_err(|error| classify::request_error(WHAT, &error, None))?;
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(BROKERS_CHOICE));
         let answer = admin.create_topics(&[topic], &options()).await;
-        check(WHAT, answer.map_err(|error| classify::request_error(WHAT, &error))?)?;
+        check(WHAT, answer.map_err(|error| classify::request_error(WHAT, &error, None))?)?;
         Ok(OwnTopic { admin, name: name.to_owned() })
     }
 
@@ -47,7 +47,7 @@ impl OwnTopic {
     pub async fn delete(self) -> Result<(), KafkaError> {
         const WHAT: &str = "delete the topic";
         let answer = self.admin.delete_topics(&[&self.name], &options()).await;
-        check(WHAT, answer.map_err(|error| classify::request_error(WHAT, &error))?)
+        check(WHAT, answer.map_err(|error| classify::request_error(WHAT, &error, None))?)
     }
 
     /// Its name.

@@ -12,6 +12,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
@@ -93,6 +94,8 @@ struct Callbacks {
     /// Classes of errors that were logged, and when. One trouble may be of two classes in turn: a refused login, and
     /// that all brokers are out of reach.
     said: Mutex<HashMap<&'static str, Instant>>,
+    /// Why no broker can be used, as of the last connection that failed.
+    trouble: Mutex<Option<(Code, String)>>,
 }
 
 /// The part of librdkafka's statistics that we read.
@@ -147,7 +150,12 @@ impl ClientContext for Callbacks {
         match code {
             Some(Code::Fatal) => self.dead.store(true, Ordering::Release),
             Some(Code::AllBrokersDown) => self.connected.store(false, Ordering::Relaxed),
-            _ => {}
+            Some(code) => {
+                // Without how long it took: who says it again and again compares it with the last time.
+                let reason = reason.split(" (after ").next().unwrap_or(reason);
+                *self.trouble() = Some((code, reason.to_owned()));
+            }
+            None => {}
         }
         if self.given_up.load(Ordering::Acquire) {
             return;
@@ -160,6 +168,12 @@ impl ClientContext for Callbacks {
         said.insert(class, Instant::now());
         self.inbox.put_error(class);
         tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");
+    }
+}
+
+impl Callbacks {
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,10 +235,11 @@ impl Producer {
             connected: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             said: Mutex::default(),
+            trouble: Mutex::default(),
         };
         let native: BaseProducer<Callbacks> = config
             .create_with_context(callbacks)
-            .map_err(|error| classify::request_error("start a kafka producer", &error))?;
+            .map_err(|error| classify::request_error("start a kafka client", &error, None))?;
         let native = Arc::new(native);
         let closing = Arc::new(AtomicBool::new(false));
         let (polled, ends) = (Arc::clone(&native), Arc::clone(&closing));
@@ -236,7 +251,7 @@ impl Producer {
                 }
             })
             .map_err(|error| KafkaError {
-                what: "start a kafka producer's thread",
+                what: "start a kafka client's thread",
                 text: error.to_string(),
                 class: "other",
             })?;
@@ -286,6 +301,25 @@ impl Producer {
     /// Gives up what is queued and in flight; the reports arrive in the inbox.
     pub fn purge(&self) {
         self.native.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// Asks for the metadata of one topic, never creating it, or of all. Blocks until a broker answers or the deadline
+    /// passes. Its error has the cause where librdkafka's own says only that there is no connection.
+    pub(super) fn metadata(&self, what: &'static str, topic: Option<&str>) -> Result<Metadata, KafkaError> {
+        let answer = self.native.client().fetch_metadata(topic, METADATA_DEADLINE);
+        let mut trouble = self.callbacks().trouble();
+        match answer {
+            Ok(metadata) => {
+                *trouble = None;
+                Ok(metadata)
+            }
+            Err(error) => Err(classify::request_error(what, &error, trouble.as_ref())),
+        }
+    }
+
+    /// The cluster's id. Blocks as [`Producer::metadata`] does.
+    pub(super) fn cluster_id(&self) -> Option<String> {
+        self.native.client().fetch_cluster_id(METADATA_DEADLINE)
     }
 
     /// Asks for the metadata of `topics` in the background, so that a spare knows their leaders.

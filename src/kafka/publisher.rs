@@ -120,6 +120,12 @@ impl Publisher {
         Ok(true)
     }
 
+    /// Batches of this size were too large for a topic whose limit we may not read: new producers try a quarter.
+    /// Returns whether that is smaller than before.
+    pub fn try_smaller_batches(&mut self) -> Result<bool, KafkaError> {
+        self.lower_batch_size((self.batch_size / 4).max(SMALLEST_BATCH_SIZE))
+    }
+
     /// Hands one record to librdkafka, which copies it. `opaque` comes back in its report.
     pub fn hand_over(
         &mut self,

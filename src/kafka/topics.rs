@@ -1,16 +1,15 @@
 //! What is known about topics and the cluster before a row is handed over.
 //!
-//! Owns one administrative client. Answers questions; remembers nothing (the sender does).
+//! Owns the clients that ask. Answers questions; remembers nothing (the sender does).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::producer::METADATA_DEADLINE;
-use super::{KafkaError, KafkaSettings, Refusal, classify};
+use super::{KafkaError, KafkaSettings, Producer, Refusal, classify};
 
 /// How long the answer about a topic's limit may hold up its rows. Where the controller cannot be reached, librdkafka
 /// would wait for it to the end.
@@ -39,8 +38,15 @@ pub struct TopicSettings {
 /// Asks about topics and the cluster.
 #[derive(Clone)]
 pub struct Topics {
-    admin: Arc<AdminClient<DefaultClientContext>>,
+    settings: Arc<KafkaSettings>,
+    /// For metadata: a producer that is given no record.
+    client: Arc<Producer>,
+    /// For configuration. Nobody polls the events of an admin client, so it does not outlive a failure, after which
+    /// they would pile up.
+    admin: Arc<Mutex<Option<Arc<Admin>>>>,
 }
+
+type Admin = AdminClient<DefaultClientContext>;
 
 impl std::fmt::Debug for Topics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,36 +57,29 @@ impl std::fmt::Debug for Topics {
 impl Topics {
     /// Starts the client. Does not wait for a connection.
     pub fn start(settings: &KafkaSettings) -> Result<Topics, KafkaError> {
-        let admin = settings
-            .client()
-            .create()
-            .map_err(|error| classify::request_error("start a kafka client", &error))?;
-        Ok(Topics { admin: Arc::new(admin) })
+        let client = Producer::start(&settings.client(), &Arc::default(), 0)?;
+        Ok(Topics { settings: Arc::new(settings.clone()), client: Arc::new(client), admin: Arc::default() })
     }
 
     /// The cluster's id. Fails when no broker answers within five seconds.
     pub async fn cluster_id(&self) -> Result<String, KafkaError> {
         const WHAT: &str = "read the kafka cluster id";
-        let admin = Arc::clone(&self.admin);
-        // The first question also opens the connection; its failure carries the reason, fetch_cluster_id's does not.
-        let id = blocking(WHAT, move || {
-            admin.inner().fetch_metadata(None, METADATA_DEADLINE)?;
-            Ok(admin.inner().fetch_cluster_id(METADATA_DEADLINE))
+        let client = Arc::clone(&self.client);
+        blocking(WHAT, move || {
+            // The first question also opens the connection; its failure carries the reason, the second one's does not.
+            client.metadata(WHAT, None)?;
+            let text = "no broker named it".to_owned();
+            client.cluster_id().ok_or(KafkaError { what: WHAT, text, class: "unreachable" })
         })
-        .await?;
-        id.ok_or_else(|| KafkaError {
-            what: WHAT,
-            text: "no broker named it".to_owned(),
-            class: "unreachable",
-        })
+        .await
     }
 
     /// Asks for one topic, never creating it. Fails when no broker answers.
     pub async fn describe(&self, topic: Arc<str>) -> Result<TopicState, KafkaError> {
         const WHAT: &str = "read a topic's metadata";
-        let (admin, name) = (Arc::clone(&self.admin), Arc::clone(&topic));
+        let (client, name) = (Arc::clone(&self.client), Arc::clone(&topic));
         let state = blocking(WHAT, move || {
-            let metadata = admin.inner().fetch_metadata(Some(&name), METADATA_DEADLINE)?;
+            let metadata = client.metadata(WHAT, Some(&name))?;
             let Some(found) = metadata.topics().iter().find(|t| t.name() == &*name) else {
                 return Ok(Err(Code::UnknownTopicOrPartition));
             };
@@ -103,21 +102,33 @@ impl Topics {
 
     /// A login may well not be allowed to read it, or nobody answer; then the broker is the judge.
     async fn configuration(&self, topic: &str) -> Option<(Option<usize>, bool)> {
+        let admin = self.admin()?;
         let options = AdminOptions::new().request_timeout(Some(LIMIT_DEADLINE));
-        let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
-        let resource = answer.ok()?.into_iter().next()?.ok()?;
+        let Ok(answer) = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await else {
+            *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            return None;
+        };
+        let resource = answer.into_iter().next()?.ok()?;
         let value = |name| resource.get(name)?.value.as_deref();
         let limit = value("max.message.bytes").and_then(|limit| limit.parse().ok());
         Some((limit, value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))))
+    }
+
+    fn admin(&self) -> Option<Arc<Admin>> {
+        let mut admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+        if admin.is_none() {
+            *admin = self.settings.client().create().ok().map(Arc::new);
+        }
+        admin.clone()
     }
 }
 
 async fn blocking<T: Send + 'static>(
     what: &'static str,
-    question: impl FnOnce() -> Result<T, RdKafkaError> + Send + 'static,
+    question: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, KafkaError> {
     match tokio::task::spawn_blocking(question).await {
-        Ok(answer) => answer.map_err(|error| classify::request_error(what, &error)),
+        Ok(answer) => answer,
         Err(error) => Err(KafkaError { what, text: error.to_string(), class: "other" }),
     }
 }

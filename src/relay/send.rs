@@ -263,8 +263,9 @@ impl<'a> Sender<'a> {
             self.put_off(at, index, Reason::Behind, None, None, false);
             return Offer::Done;
         }
-        let settings = match &self.topics.get(&row.topic).standing {
-            Standing::Ready(settings) => *settings,
+        let topic = self.topics.get(&row.topic);
+        let (settings, narrow) = match &topic.standing {
+            Standing::Ready(settings) => (*settings, topic.narrow),
             Standing::Sick { refusal, tries, .. } => {
                 let (refusal, delay) = (refusal.clone(), self.term.backoff().delay(*tries, rand::random()));
                 self.put_off(at, index, Reason::Retry, Some(millis(delay)), Some(refusal), false);
@@ -277,7 +278,7 @@ impl<'a> Sender<'a> {
             }
         };
         let (compressed, batch_size) = (self.publisher.compresses(), self.publisher.batch_size());
-        match judge(row, &facts(&settings, compressed, batch_size)) {
+        match judge(row, &facts(&settings, narrow, compressed, batch_size)) {
             Fitness::Fit => {}
             Fitness::Suspect => {
                 self.put_off(at, index, Reason::Retry, Some(0), Some(put_off::suspect()), false);

@@ -33,6 +33,8 @@ pub(super) struct Topic {
     pub delivery: LocalHistogram,
     answered_at: Option<Instant>,
     asking: bool,
+    /// It refused our smallest batches, although nobody told us its limit.
+    pub narrow: bool,
 }
 
 impl Topic {
@@ -123,6 +125,7 @@ impl KnownTopics {
             metrics,
             answered_at: None,
             asking: false,
+            narrow: false,
         };
         self.known.push((Arc::clone(name), topic));
         self.places.insert(Arc::clone(name), self.known.len() - 1);
@@ -134,7 +137,7 @@ impl KnownTopics {
     pub fn alone(&mut self, name: &Arc<str>, compressed: bool) -> Alone {
         match &self.get(name).standing {
             Standing::Ready(settings) | Standing::Sick { probe: Probe::Wanted(settings), .. } => {
-                return Alone::Go(facts(settings, compressed, 0));
+                return Alone::Go(facts(settings, false, compressed, 0));
             }
             Standing::Sick { probe: Probe::Sent(_), .. } => return Alone::Wait,
             Standing::Sick { probe: Probe::Idle, .. } | Standing::Unknown => {}
@@ -169,6 +172,11 @@ impl KnownTopics {
             }
             _ => *probe = Probe::Idle,
         }
+    }
+
+    /// Whether the topic is there and we may not read its limit.
+    pub fn hides_its_limit(&mut self, name: &Arc<str>) -> bool {
+        matches!(self.get(name).standing, Standing::Ready(TopicSettings { max_message_bytes: None, .. }))
     }
 
     /// What was believed of the topic was wrong: it is asked about before its next row goes, if the answer is not new.
@@ -315,9 +323,14 @@ impl KnownTopics {
 }
 
 /// The facts by which a row is judged.
-pub(super) fn facts(settings: &TopicSettings, compressed: bool, batch_size: usize) -> TopicFacts {
+pub(super) fn facts(
+    settings: &TopicSettings,
+    narrow: bool,
+    compressed: bool,
+    batch_size: usize,
+) -> TopicFacts {
     let TopicSettings { partitions, max_message_bytes, compacted } = *settings;
-    TopicFacts { partitions, max_message_bytes, compacted, compressed, batch_size }
+    TopicFacts { partitions, max_message_bytes, narrow, compacted, compressed, batch_size }
 }
 
 #[derive(Default)]

@@ -184,6 +184,16 @@ impl PrivateKafka {
         self.acl(topic, &["--add", "--deny-principal", &user, "--operation", "Write"])
     }
 
+    /// Lets [`RELAY_USER`] write to a topic and not read its configuration. Takes about a second.
+    pub fn hide_configuration(&self, topic: &str) -> Result<(), ServerError> {
+        let user = format!("User:{RELAY_USER}");
+        // Once a topic has an ACL, what none of them allows is forbidden.
+        self.acl(
+            topic,
+            &["--add", "--allow-principal", &user, "--operation", "Describe", "--operation", "Write"],
+        )
+    }
+
     /// Takes back what [`Self::forbid_writes`] did.
     pub fn allow_writes(&self, topic: &str) -> Result<(), ServerError> {
         self.acl(topic, &["--remove", "--force"])

@@ -3,14 +3,17 @@
 //! `make test` installs what they need. A server that cannot be started fails the test; nothing is skipped.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
+mod bad_input;
 mod crash;
 mod delivery;
 mod demo;
 mod lead;
+mod ledger;
 mod migrate;
 mod order;
 mod schema;
 mod servers;
 mod servers_smoke;
 mod support;
+mod tidy;
 mod tls;

@@ -453,6 +453,34 @@ async fn topics_with_small_limits_flow_in_order_and_do_not_wear_producers_out() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn small_limits_that_the_relay_may_not_read_are_found_out() {
+    let env = Env::new().await;
+    let small = env.create_topic("small", 2, &[("max.message.bytes", "100000")]).await;
+    let tiny = env.create_topic("tiny", 2, &[("max.message.bytes", "20000")]).await;
+    env.hide_configuration(&small).await;
+    env.hide_configuration(&tiny).await;
+    let relay = env.restricted_relay().await.start().await;
+    for round in 0..8 {
+        let line = |version: i64| {
+            let of = |topic| Line::new(topic, format!("k{}", version % 10), version / 10).of_bytes(3000);
+            [of(&small), of(&tiny)]
+        };
+        write(&env, &(round * 250..round * 250 + 250).flat_map(line).collect::<Vec<_>>()).await;
+        env.expect_records(&small, 250 * (round as usize + 1)).await;
+    }
+    for topic in [&small, &tiny] {
+        let records = env.expect_records(topic, 2000).await;
+        for (key, found) in versions(&records) {
+            assert_eq!(found, (0..200).collect::<Vec<_>>(), "{topic} {key}");
+        }
+    }
+    all_settled(&env).await;
+    let replaced = relay.metrics().await.value("outbox_producer_replaced_total", &[]);
+    assert!(replaced <= 8.0, "{replaced} producers were replaced");
+    is_calm(&relay, 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cap_of_deferred_rows_stops_reading_for_all_until_some_leave() {
     let env = Env::new().await;
     let well = env.create_topic("well", 1, &[]).await;

@@ -118,7 +118,7 @@ impl Sender<'_> {
         self.count_refusal(&topic, &refusal);
         match refusal.failure {
             Failure::Topic => self.sicken(&topic, &refusal),
-            Failure::Refused => {
+            Failure::Refused | Failure::TooLarge => {
                 self.topics.came_back(&topic, true);
                 // It was judged fit, so the topic's settings are not what they were.
                 self.topics.doubt(&topic);

@@ -1,5 +1,6 @@
 //! The sender's other half: what reports say, and the end of a main producer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,6 +155,24 @@ impl Sender<'_> {
         false
     }
 
+    /// Whole batches were too large for a topic whose limit we may not read: smaller ones are tried, and in the end
+    /// its rows go alone. A row that was refused by itself says nothing about batches.
+    fn find_out_limits(&mut self, returned: &[Returned]) -> Result<(), TermEnd> {
+        let mut too_large: HashMap<Arc<str>, usize> = HashMap::new();
+        for row in returned.iter().filter(|row| row.refusal.failure == Failure::TooLarge) {
+            let topic = &self.window[self.batch_at(row.no)].rows[row.index].topic;
+            *too_large.entry(Arc::clone(topic)).or_default() += 1;
+        }
+        too_large.retain(|topic, rows| *rows > 1 && self.topics.hides_its_limit(topic));
+        if !too_large.is_empty() && !self.publisher.try_smaller_batches()? {
+            for topic in too_large.into_keys() {
+                tracing::warn!(topic = &*topic, "topic refuses the smallest batches, its rows go alone");
+                self.topics.get(&topic).narrow = true;
+            }
+        }
+        Ok(())
+    }
+
     /// The main producer is dead (or has to give way): judge what it left, then send the innocents again, in order,
     /// through the spare. What never got a report may have been written: it goes again, and is counted.
     fn replace_main(&mut self) -> Result<(), TermEnd> {
@@ -169,6 +188,7 @@ impl Sender<'_> {
             }
         }
         returned.sort_unstable_by_key(|r| (r.no, r.index));
+        self.find_out_limits(&returned)?;
         let mut again: Vec<(u64, usize)> = self.again.drain(..).collect();
         let mut possibly_written = 0;
         for row in returned {

@@ -1,4 +1,5 @@
--- Which roles are missing, and whether the objects could be handed to outbox_owner. Always one row.
+-- Which roles are missing, and whether the objects could be handed to outbox_owner.
+-- Always one row, also before the schema exists.
 select
     current_user::text as migrator,
     coalesce((

@@ -182,6 +182,12 @@ impl Env {
         super::blocking(move || server.forbid_writes(&topic)).await;
     }
 
+    /// Lets the same relays write to the topic and not read its configuration.
+    pub async fn hide_configuration(&self, topic: &str) {
+        let (server, topic) = (Arc::clone(&self.kafka().await.server), topic.to_owned());
+        super::blocking(move || server.hide_configuration(&topic)).await;
+    }
+
     /// Takes back what [`Self::forbid_topic`] did.
     pub async fn allow_topic(&self, topic: &str) {
         let (server, topic) = (Arc::clone(&self.kafka().await.server), topic.to_owned());
