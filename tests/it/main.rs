@@ -4,5 +4,6 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
 mod delivery;
+mod plan;
 mod servers_smoke;
 mod support;

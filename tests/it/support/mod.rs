@@ -6,12 +6,14 @@
 mod env;
 mod kafka;
 mod postgres;
+mod quiet;
 mod relay;
 mod wait;
 
 pub use env::{Env, EnvBuilder};
 pub use kafka::{Kafka, Record};
 pub use postgres::Postgres;
+pub use quiet::{Quiet, ROWS_PER_SLOT};
 pub use relay::{LogLine, Metrics, Relay, RelayBuilder};
 pub use wait::{DEADLINE, eventually, wait_for};
 
