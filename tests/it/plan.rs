@@ -304,3 +304,26 @@ async fn a_plan_made_with_stale_statistics_reads_full_slots_by_their_indexes() {
     assert_eq!(polls.poll().await, 5_000);
     polls.cost().await.is_lean().is_planned().at_most(allowed);
 }
+
+#[tokio::test]
+async fn a_page_of_a_large_late_set_costs_what_it_looks_at() {
+    let quiet = Quiet::with_full_slots().await;
+    let mut polls = Polls::after_all(&quiet).await;
+    let high = polls.position.high;
+    let descents = polls.descents().await;
+    let PageLimits { rows, bytes, max_row_bytes } = LIMITS;
+    let (token, now) = (polls.token, polls.position.snapshot.clone());
+    // Nothing of what was visible at the beginning is late, all of it is between two late rows.
+    for (known, returned) in [(now.as_str(), 0), ("3:3:", rows)] {
+        let call = format!(
+            "poll_late('{known}', 0, {high}, '{now}', {rows}, {bytes}, {}, {max_row_bytes}, '{token}')",
+            20 * rows
+        );
+        polls.explain(&call).await;
+        let cost = polls.explain(&call).await;
+        let looked_at = if returned == 0 { 2 * 20 * rows } else { rows };
+        cost.is_lean().is_planned().at_most(3 * descents + FACTS + looked_at as u64 / 50);
+        assert_eq!(cost.plan["Plan"]["Actual Rows"].as_i64(), Some(1 + returned));
+    }
+    assert!(20 * rows < 8 * ROWS_PER_SLOT, "the set is larger than a page looks at");
+}
