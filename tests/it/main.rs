@@ -5,5 +5,6 @@
 
 mod delivery;
 mod plan;
+mod reading;
 mod servers_smoke;
 mod support;
