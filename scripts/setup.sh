@@ -24,6 +24,9 @@ java_version() { # the main version of the java that will be run, 0 without one
     echo "${line:+${line##*\"}}" | grep -E '^[0-9]+$' || echo 0
 }
 
+# The tests run a program of one source file against Kafka's own classes: that takes the compiler as well.
+has_javac() { [[ -x ${JAVA_HOME:+$JAVA_HOME/bin/javac} ]] || { [[ -z ${JAVA_HOME:-} ]] && has javac; }; }
+
 has_postgres() {
     [[ -n ${OUTBOX_RELAY_POSTGRES_BIN:-} && -x ${OUTBOX_RELAY_POSTGRES_BIN:-}/initdb ]] && return
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return
@@ -40,7 +43,7 @@ look() {
         want libssl-dev 'TLS and SASL to Kafka'
     has setpriv || want util-linux 'setpriv, to run private servers without rights and end them with us'
     has_postgres || want postgresql 'the Postgres server that demo and tests start privately'
-    (($(java_version) >= 17)) || want java 'Java 17 or newer, runs Apache Kafka'
+    { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'
     has mvn || want maven 'fetches Apache Kafka'
     [[ ${1:-} != compose ]] || has_compose || want docker-compose 'checks docker-compose.yml, without an engine'
 }

@@ -95,6 +95,8 @@ pub struct TopicFacts {
     pub partitions: i32,
     /// `max.message.bytes`, when the broker let us read it.
     pub max_message_bytes: Option<usize>,
+    /// Whether the topic is compacted, so that a record without key is refused.
+    pub compacted: bool,
     /// Whether the producer compresses, so that a size above the limit is only a suspicion.
     pub compressed: bool,
     /// The main producer's `batch.size`; a topic whose limit is lower would refuse whole batches of innocents.
@@ -124,10 +126,8 @@ pub fn judge(row: &OutboxRow, facts: &TopicFacts) -> Fitness {
             facts.partitions
         ));
     }
-    if let Some(text) = row.headers.as_deref()
-        && let Err(error) = each_header(text, |_, _| {})
-    {
-        return Fitness::Unfit(format!("headers cannot be read: {error}"));
+    if facts.compacted && row.key.is_none() {
+        return Fitness::Unfit("the topic is compacted, a record without key is refused".to_owned());
     }
     let Some(limit) = facts.max_message_bytes else { return Fitness::Fit };
     let bytes = row.record_bytes();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn facts(limit: Option<usize>, compressed: bool) -> TopicFacts {
-        TopicFacts { partitions: 3, max_message_bytes: limit, compressed, batch_size: 100 }
+        TopicFacts { partitions: 3, max_message_bytes: limit, compacted: false, compressed, batch_size: 100 }
     }
 
     #[track_caller]
@@ -280,6 +280,9 @@ mod tests {
             facts(Some(1000), false),
             Fitness::Fit,
         );
+        let compacted = TopicFacts { compacted: true, ..facts(None, false) };
+        check(row(), compacted, unfit("the topic is compacted, a record without key is refused"));
+        check(OutboxRow { key: Some(Box::default()), ..row() }, compacted, Fitness::Fit);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(super) fn failure(code: Code) -> Failure {
     match code {
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
+        // What librdkafka had queued when the topic vanished.
         | Code::UnknownPartition
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
@@ -83,6 +84,10 @@ pub(super) fn not_taken(error: KafkaError) -> NotTaken {
     match error {
         KafkaError::MessageProduction(Code::QueueFull) => NotTaken::Full,
         KafkaError::MessageProduction(Code::Fatal) => NotTaken::Dead,
+        // Only a row that names its partition meets this one here; other rows of the topic do not suffer from it.
+        KafkaError::MessageProduction(code @ Code::UnknownPartition) => {
+            NotTaken::Refused(Refusal { failure: Failure::Refused, class: "record", text: code.to_string() })
+        }
         KafkaError::MessageProduction(code) => NotTaken::Refused(refusal(code)),
         other => {
             NotTaken::Refused(Refusal { failure: Failure::Refused, class: "other", text: other.to_string() })
@@ -117,6 +122,7 @@ mod tests {
         check(Code::UnknownTopicOrPartition, Failure::Topic, "topic");
         check(Code::TopicAuthorizationFailed, Failure::Topic, "authorization");
         check(Code::InvalidTimestamp, Failure::Topic, "topic");
+        check(Code::UnknownPartition, Failure::Topic, "topic");
         check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
     }
 

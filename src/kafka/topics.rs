@@ -3,6 +3,7 @@
 //! Owns one administrative client. Answers questions; remembers nothing (the sender does).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -11,18 +12,28 @@ use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
 use super::producer::METADATA_DEADLINE;
 use super::{KafkaError, KafkaSettings, Refusal, classify};
 
+/// How long the answer about a topic's limit may hold up its rows. Where the controller cannot be reached, librdkafka
+/// would wait for it to the end.
+const LIMIT_DEADLINE: Duration = Duration::from_secs(1);
+
 /// What the cluster says of a topic.
 #[derive(Debug)]
 pub enum TopicState {
     /// It is there.
-    Ready {
-        /// Number of partitions.
-        partitions: i32,
-        /// `max.message.bytes`, if this login may read it.
-        max_message_bytes: Option<usize>,
-    },
+    Ready(TopicSettings),
     /// It is missing or forbidden.
     Sick(Refusal),
+}
+
+/// What decides whether a topic takes a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// Number of partitions.
+    pub partitions: i32,
+    /// `max.message.bytes`, if this login may read it.
+    pub max_message_bytes: Option<usize>,
+    /// `cleanup.policy` contains `compact`: every record needs a key. False as well if this login may not read it.
+    pub compacted: bool,
 }
 
 /// Asks about topics and the cluster.
@@ -83,18 +94,21 @@ impl Topics {
         .await?;
         Ok(match state {
             Ok(partitions) => {
-                TopicState::Ready { partitions, max_message_bytes: self.max_message_bytes(&topic).await }
+                let (max_message_bytes, compacted) = self.configuration(&topic).await.unwrap_or_default();
+                TopicState::Ready(TopicSettings { partitions, max_message_bytes, compacted })
             }
             Err(code) => TopicState::Sick(classify::refusal(code)),
         })
     }
 
-    /// A login may well not be allowed to read it; then the broker is the judge.
-    async fn max_message_bytes(&self, topic: &str) -> Option<usize> {
-        let options = AdminOptions::new().request_timeout(Some(METADATA_DEADLINE));
+    /// A login may well not be allowed to read it, or nobody answer; then the broker is the judge.
+    async fn configuration(&self, topic: &str) -> Option<(Option<usize>, bool)> {
+        let options = AdminOptions::new().request_timeout(Some(LIMIT_DEADLINE));
         let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
         let resource = answer.ok()?.into_iter().next()?.ok()?;
-        resource.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+        let value = |name| resource.get(name)?.value.as_deref();
+        let limit = value("max.message.bytes").and_then(|limit| limit.parse().ok());
+        Some((limit, value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))))
     }
 }
 

@@ -107,12 +107,12 @@ pub(super) struct DueBatch {
     /// The chain of each row.
     pub chain_of: Vec<usize>,
     pub in_flight: usize,
-    pub settled: Option<tokio::sync::oneshot::Sender<()>>,
+    pub settled: Option<tokio::sync::oneshot::Sender<usize>>,
 }
 
 impl DueBatch {
     /// `rows` are in order of id. Rows of one key form a chain; every row without key is a chain of its own.
-    pub fn new(no: u64, rows: Vec<DueRow>, settled: tokio::sync::oneshot::Sender<()>) -> DueBatch {
+    pub fn new(no: u64, rows: Vec<DueRow>, settled: tokio::sync::oneshot::Sender<usize>) -> DueBatch {
         let mut chains: Vec<Vec<usize>> = Vec::new();
         let mut by_key = std::collections::HashMap::new();
         let mut chain_of = Vec::with_capacity(rows.len());

@@ -23,6 +23,7 @@
 
 mod batch;
 pub mod read;
+mod remarks;
 pub mod retry;
 pub mod send;
 pub mod settle;
@@ -108,11 +109,11 @@ pub enum TermEnd {
 /// A key within its topic.
 type TopicKey = (Arc<str>, Option<Box<[u8]>>);
 
-/// Deferred rows that are due. The answer comes when their settlement has been written.
+/// Deferred rows that are due. The answer comes when their settlement has been written: how many have left.
 #[derive(Debug)]
 struct Due {
     rows: Vec<DueRow>,
-    settled: oneshot::Sender<()>,
+    settled: oneshot::Sender<usize>,
 }
 
 /// A batch whose every row has been decided.
@@ -126,8 +127,8 @@ struct Decided {
     bytes: usize,
     /// Keys of deferred rows that leave: they are free once this is settled.
     departed: Vec<TopicKey>,
-    /// Who waits for the settlement.
-    settled: Option<oneshot::Sender<()>>,
+    /// Who waits for the settlement, and how many deferred rows of this batch have left.
+    settled: Option<oneshot::Sender<usize>>,
 }
 
 /// What a settlement frees.
@@ -136,8 +137,23 @@ struct Settled {
     rows: usize,
     bytes: usize,
     departed: Vec<TopicKey>,
-    /// Deferred rows that left.
+    /// Deferred rows that left, scheduled ones included (which `departed` does not name).
     gone: usize,
+}
+
+/// Number of deferred rows, those decided but not yet settled included.
+#[derive(Debug, Clone, Copy, Default)]
+struct DeferredRows {
+    /// Retrying or behind one that is; these count against `retry.deferred_max`.
+    waiting: u64,
+    /// Whose `deliver_after` lies ahead.
+    scheduled: u64,
+}
+
+impl DeferredRows {
+    fn is_empty(self) -> bool {
+        self.waiting == 0 && self.scheduled == 0
+    }
 }
 
 /// Relays until the term is drained (`Ok`) or over (`Err`).
@@ -152,8 +168,11 @@ pub async fn run(
     let (decided, decided_in) = mpsc::channel::<Decided>(8);
     // As many settlements can be on their way back as batches can be on their way there.
     let (settled, settled_in) = mpsc::channel::<Settled>(64);
-    let total = inheritance.deferred.retrying + inheritance.deferred.behind + inheritance.deferred.scheduled;
-    let (deferred, deferred_seen) = watch::channel(total.max(0) as u64);
+    let found = inheritance.deferred;
+    let (deferred, deferred_seen) = watch::channel(DeferredRows {
+        waiting: (found.retrying + found.behind).max(0) as u64,
+        scheduled: found.scheduled.max(0) as u64,
+    });
 
     let resume = inheritance.resume;
     let position = resume.position.clone();

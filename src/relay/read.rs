@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Term, TermEnd};
+use super::{DeferredRows, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::metrics::{BacklogState, Operation, StopCause};
@@ -23,7 +23,7 @@ pub(super) async fn read(
     term: Term,
     resume: Resume,
     pages: mpsc::Sender<Page>,
-    mut deferred: watch::Receiver<u64>,
+    mut deferred: watch::Receiver<DeferredRows>,
 ) -> Result<(), TermEnd> {
     let running = term.health.running(Loop::Read);
     let limits = PageLimits {
@@ -84,15 +84,17 @@ pub(super) async fn read(
 }
 
 /// Waits for room for a page and below the cap of deferred rows. `None`: nothing is to be read any more.
+/// Once stopped, reading goes on when a tenth of the cap has left: it would stop again for every single row otherwise.
 async fn room<'a>(
     term: &Term,
     pages: &'a mpsc::Sender<Page>,
-    deferred: &mut watch::Receiver<u64>,
+    deferred: &mut watch::Receiver<DeferredRows>,
 ) -> Option<mpsc::Permit<'a, Page>> {
     let cap = term.retry.deferred_max as u64;
     let mut said = false;
     loop {
-        let full = *deferred.borrow_and_update() >= cap;
+        let waiting = deferred.borrow_and_update().waiting;
+        let full = waiting >= cap || (said && waiting > cap - cap / 10);
         term.metrics.set_reading_stopped(StopCause::DeferredLimit, full);
         if !full {
             break;

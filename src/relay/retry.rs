@@ -7,33 +7,42 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Due, Term, TermEnd};
+use super::{DeferredRows, Due, Term, TermEnd};
 use crate::metrics::Operation;
-use crate::store::deferred;
+use crate::store::deferred::{self, DueLimits};
 
-/// How often due rows are looked for while any row is deferred.
+/// How often due rows are looked for while any row is deferred and none leaves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Due keys (and rows without key) of one batch.
 const HEADS: i64 = 500;
 
-/// Rows of one key that go one after another in one batch.
-const FOLLOWERS: i64 = 100;
+/// Rows of one key that go one after another in one batch. Many, so that a key that has become free catches up with
+/// its service; `relay.page_bytes` bounds the batch.
+const FOLLOWERS: i64 = 1000;
 
 /// Fetches due rows until draining, or until the term is over.
 pub(super) async fn retry(
     term: Term,
     due: mpsc::Sender<Due>,
-    mut deferred_rows: watch::Receiver<u64>,
+    mut deferred_rows: watch::Receiver<DeferredRows>,
 ) -> Result<(), TermEnd> {
-    let max_row_bytes = i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX);
+    let limits = DueLimits {
+        heads: HEADS,
+        followers: FOLLOWERS,
+        max_row_bytes: i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX),
+        bytes: term.config.page_bytes as i64,
+    };
     let mut session = None;
     let mut pause = LOOK_EVERY;
+    let mut left = 0;
     loop {
         // An outbox without deferred rows is never asked.
         let waited = async {
-            deferred_rows.wait_for(|rows| *rows > 0).await.map(|_| ()).ok()?;
-            tokio::time::sleep(LOOK_EVERY).await;
+            deferred_rows.wait_for(|rows| !rows.is_empty()).await.map(|_| ()).ok()?;
+            if left == 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
             Some(())
         };
         tokio::select! {
@@ -44,8 +53,7 @@ pub(super) async fn retry(
             if session.is_none() {
                 session = Some(term.server.connect("retry").await?);
             }
-            deferred::due(session.as_mut().expect("it was opened above"), HEADS, FOLLOWERS, max_row_bytes)
-                .await
+            deferred::due(session.as_mut().expect("it was opened above"), &limits).await
         };
         let rows = match fetched.await {
             Ok(rows) => rows,
@@ -57,6 +65,7 @@ pub(super) async fn retry(
             }
         };
         pause = LOOK_EVERY;
+        left = 0;
         if rows.is_empty() {
             continue;
         }
@@ -65,6 +74,6 @@ pub(super) async fn retry(
             return Ok(());
         }
         // An error means that the batch was given up with the term.
-        let _ = is_settled.await;
+        left = is_settled.await.unwrap_or(0);
     }
 }

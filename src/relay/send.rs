@@ -9,6 +9,7 @@
 //! others: they are put off without a wait and come back alone, through the second producer.
 
 mod due;
+mod put_off;
 mod reports;
 
 use std::collections::VecDeque;
@@ -17,18 +18,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-use self::reports::Returned;
+use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
-use super::topics::{Answer, KnownTopics, Standing};
-use super::{Decided, Due, Settled, Term, TermEnd};
+use super::remarks::Remarks;
+use super::topics::{Answer, KnownTopics, Standing, facts};
+use super::{Decided, DeferredRows, Due, Settled, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
-use crate::kafka::{NotTaken, Publisher, Refusal, Report, Topics};
+use crate::kafka::{NotTaken, Publisher, Report, Topics};
 use crate::message::{Fitness, judge};
-use crate::metrics::{AttemptResult, Dependency, KafkaErrorClass, Label};
+use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
 use crate::store::poll::Page;
-use crate::store::settle::{Deferral, Reason};
+use crate::store::settle::Reason;
 use crate::verdict::{Failure, Route};
 
 /// Rows handed over between two looks at the reports.
@@ -53,6 +55,7 @@ pub(super) struct Sender<'a> {
     outstanding: usize,
     /// Since when the main producer has been dead.
     dead_since: Option<Instant>,
+    pace: Pace,
     /// The main producer has to give way to one with smaller batches, once its last report is in.
     swap_wanted: bool,
     due: Option<DueBatch>,
@@ -64,11 +67,11 @@ pub(super) struct Sender<'a> {
     /// Size of the window: rows and bytes offered and not settled.
     rows: usize,
     bytes: usize,
-    /// Number of deferred rows, decided ones included.
-    deferred: watch::Sender<u64>,
+    deferred: watch::Sender<DeferredRows>,
     /// Database clock minus ours, microseconds.
     clock_us: i64,
     reports: Vec<Report>,
+    remarks: Remarks,
 }
 
 /// What became of an offer.
@@ -86,7 +89,7 @@ impl<'a> Sender<'a> {
         publisher: &'a mut Publisher,
         topics: Topics,
         waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
-        deferred: watch::Sender<u64>,
+        deferred: watch::Sender<DeferredRows>,
     ) -> Sender<'a> {
         let mut keys = BlockedKeys::default();
         waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
@@ -101,6 +104,7 @@ impl<'a> Sender<'a> {
             returned: Vec::new(),
             outstanding: 0,
             dead_since: None,
+            pace: Pace::default(),
             swap_wanted: false,
             due: None,
             main_waits: false,
@@ -111,6 +115,7 @@ impl<'a> Sender<'a> {
             deferred,
             clock_us: 0,
             reports: Vec::new(),
+            remarks: Remarks::default(),
         }
     }
 
@@ -160,7 +165,7 @@ impl<'a> Sender<'a> {
                 },
                 _ = minute.tick() => {
                     self.topics.ask_again();
-                    self.publisher.teach_spare(self.topics.ready());
+                    self.publisher.teach_spares(&self.topics.ready());
                 }
             }
         }
@@ -258,9 +263,9 @@ impl<'a> Sender<'a> {
             self.put_off(at, index, Reason::Behind, None, None, false);
             return Offer::Done;
         }
-        match &self.topics.get(&row.topic).standing {
-            Standing::Ready { .. } => {}
-            Standing::Sick { refusal, tries } => {
+        let settings = match &self.topics.get(&row.topic).standing {
+            Standing::Ready(settings) => *settings,
+            Standing::Sick { refusal, tries, .. } => {
                 let (refusal, delay) = (refusal.clone(), self.term.backoff().delay(*tries, rand::random()));
                 self.put_off(at, index, Reason::Retry, Some(millis(delay)), Some(refusal), false);
                 return Offer::Done;
@@ -270,13 +275,12 @@ impl<'a> Sender<'a> {
                 self.main_waits = true;
                 return Offer::NotNow;
             }
-        }
+        };
         let (compressed, batch_size) = (self.publisher.compresses(), self.publisher.batch_size());
-        let facts = self.topics.facts(&row.topic, compressed, batch_size).expect("the topic is ready");
-        match judge(row, &facts) {
+        match judge(row, &facts(&settings, compressed, batch_size)) {
             Fitness::Fit => {}
             Fitness::Suspect => {
-                self.put_off(at, index, Reason::Retry, Some(0), Some(suspect()), false);
+                self.put_off(at, index, Reason::Retry, Some(0), Some(put_off::suspect()), false);
                 return Offer::Done;
             }
             Fitness::Unfit(text) => {
@@ -312,76 +316,21 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// The row waits, and so does its key unless it is merely scheduled.
-    fn put_off(
-        &mut self,
-        at: usize,
-        index: usize,
-        reason: Reason,
-        delay_ms: Option<i64>,
-        refusal: Option<Refusal>,
-        spent: bool,
-    ) {
-        let batch = &mut self.window[at];
-        let row = &batch.rows[index];
-        if reason != Reason::Scheduled {
-            self.keys.wait(&row.topic, row.key.as_deref(), 1);
-        }
-        let deferral = Deferral {
-            id: row.id,
-            reason,
-            delay_ms,
-            attempts: i32::from(spent),
-            tries: i32::from(refusal.as_ref().is_some_and(|r| r.class != SUSPECT)),
-            class: refusal.as_ref().map(|r| r.class),
-            error: refusal.map(|r| r.text),
-        };
-        batch.set(index, Fate::PutOff(Box::new(deferral)));
-        self.deferred.send_modify(|rows| *rows += 1);
-    }
-
-    /// The row itself is at fault, for certain.
-    fn put_off_unfit(&mut self, at: usize, index: usize, text: String) {
-        let row = &self.window[at].rows[index];
-        tracing::error!(
-            id = row.id,
-            topic = &*row.topic,
-            reason = text,
-            "outbox row is refused, it is tried again"
-        );
-        let delay = self.term.backoff().delay(1, rand::random());
-        let refusal = Refusal { failure: Failure::Refused, class: Failure::Refused.class(), text };
-        self.put_off(at, index, Reason::Retry, Some(millis(delay)), Some(refusal), true);
-    }
-
-    /// The row's topic is missing or forbidden.
-    fn put_off_sick(&mut self, at: usize, index: usize, refusal: Refusal) {
-        let topic = Arc::clone(&self.window[at].rows[index].topic);
-        self.sicken(&topic, &refusal);
-        let delay = self.term.backoff().delay(1, rand::random());
-        self.put_off(at, index, Reason::Retry, Some(millis(delay)), Some(refusal), false);
-    }
-
-    fn sicken(&mut self, topic: &Arc<str>, refusal: &Refusal) {
-        if self.topics.sicken(topic, refusal.clone()) {
-            say_sick(topic, refusal);
-        }
-    }
-
     fn take_answer(&mut self, answer: Answer) -> Result<(), TermEnd> {
         (self.main_waits, self.due_waits) = (false, false);
         match answer {
-            Answer::Ready { max_message_bytes: Some(limit) } => {
-                if self.publisher.lower_batch_size(limit)? {
+            Answer::Ready(settings) => {
+                if let Some(limit) = settings.max_message_bytes
+                    && self.publisher.lower_batch_size(limit)?
+                {
                     tracing::info!(batch_size = limit, "a topic's limit lowers the batch size");
                     self.swap_wanted = true;
                 }
             }
-            Answer::Ready { max_message_bytes: None } => {}
             Answer::Sick { topic, refusal, news } => {
-                self.term.metrics.kafka_error(class_of(&refusal));
+                self.term.metrics.kafka_error(KafkaErrorClass::named(refusal.class));
                 if news {
-                    say_sick(&topic, &refusal);
+                    put_off::say_sick(&topic, &refusal);
                 }
             }
             Answer::Unanswered(error) => tracing::warn!(error = %error, "kafka did not answer, asking again"),
@@ -396,6 +345,9 @@ impl<'a> Sender<'a> {
         metrics.in_flight_bytes.set(self.bytes as f64);
         metrics.blocked_keys.set(self.keys.len() as f64);
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
+        for class in self.publisher.inbox().take_errors() {
+            metrics.kafka_error(KafkaErrorClass::named(class));
+        }
         (self.main_waits, self.due_waits) = (false, false);
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);
@@ -412,7 +364,12 @@ impl<'a> Sender<'a> {
             self.keys.leave(topic, key.as_deref());
         }
         if settled.gone > 0 {
-            self.deferred.send_modify(|rows| *rows = rows.saturating_sub(settled.gone as u64));
+            let waiting = settled.departed.len() as u64;
+            let scheduled = settled.gone as u64 - waiting;
+            self.deferred.send_modify(|rows| {
+                rows.waiting = rows.waiting.saturating_sub(waiting);
+                rows.scheduled = rows.scheduled.saturating_sub(scheduled);
+            });
         }
     }
 
@@ -441,35 +398,6 @@ impl<'a> Sender<'a> {
         // Due batches take numbers too, so those in the window ascend with gaps.
         self.window.partition_point(|batch| batch.no < no)
     }
-
-    fn count_refusal(&mut self, topic: &Arc<str>, refusal: &Refusal) {
-        self.term.metrics.kafka_error(class_of(refusal));
-        let result = match refusal.failure {
-            Failure::Unknown => AttemptResult::Unknown,
-            _ => AttemptResult::Rejected,
-        };
-        self.topics.get(topic).metrics.attempts(result, 1);
-    }
-}
-
-/// The class of a row that is put off only to go alone.
-const SUSPECT: &str = "suspect";
-
-fn suspect() -> Refusal {
-    Refusal {
-        failure: Failure::Refused,
-        class: SUSPECT,
-        text: "goes alone, because it may be refused".to_owned(),
-    }
-}
-
-fn say_sick(topic: &str, refusal: &Refusal) {
-    tracing::error!(topic, reason = refusal.text, "topic cannot be published to, its rows are put off");
-}
-
-fn class_of(refusal: &Refusal) -> KafkaErrorClass {
-    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == refusal.class);
-    found.copied().unwrap_or(KafkaErrorClass::Other)
 }
 
 fn millis(delay: Duration) -> i64 {

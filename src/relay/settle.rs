@@ -14,6 +14,7 @@ use crate::metrics::Operation;
 use crate::position::Position;
 use crate::store::settle::{Outcome, Settlement};
 use crate::store::{Session, StoreError};
+use crate::telemetry::chain;
 
 /// A decided batch waits for company at most this long: one settlement per message would be a trickle's whole cost.
 const COMPANY: Duration = Duration::from_millis(50);
@@ -43,7 +44,8 @@ pub(super) async fn settle(
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
             outcome.deferred.extend(batch.outcome.deferred);
-            freed.gone += batch.outcome.departed.len();
+            let left = batch.outcome.departed.len();
+            freed.gone += left;
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
                 position = next;
@@ -52,7 +54,7 @@ pub(super) async fn settle(
             freed.rows += batch.rows;
             freed.bytes += batch.bytes;
             freed.departed.extend(batch.departed);
-            waiting.extend(batch.settled);
+            waiting.extend(batch.settled.map(|waiter| (waiter, left)));
         }
         seq += 1;
         let durable = term.config.durable_marks || durable_at.elapsed() >= DURABLE_EVERY;
@@ -67,8 +69,8 @@ pub(super) async fn settle(
         }
         // Nobody waits any more when the sender or the retry loop has ended.
         let _ = settled.send(freed).await;
-        for waiter in waiting {
-            let _ = waiter.send(());
+        for (waiter, left) in waiting {
+            let _ = waiter.send(left);
         }
     }
     if let Some(session) = session {
@@ -135,7 +137,6 @@ async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settleme
         *session = None;
         term.metrics.database_error(Operation::Settle);
         if matches!(error, StoreError::LeaseLost) {
-            term.metrics.fencing_rejections.inc();
             tracing::warn!(
                 epoch = term.epoch,
                 "deposed leader settled nothing, another relay holds the lease"
@@ -158,13 +159,11 @@ pub(super) async fn refuse_or_wait(
     if !term.trust.holds() {
         return Err(TermEnd::TrustRanOut);
     }
-    let reason = anyhow::Error::new(error);
-    match reason.downcast_ref() {
+    let reason = chain(&error);
+    match error {
         // The server's own refusal of a statement: it will not go away by itself.
-        Some(StoreError::Failed { .. }) => {
-            tracing::error!(doing, error = format!("{reason:#}"), "postgres refused, trying again");
-        }
-        _ => tracing::warn!(doing, error = format!("{reason:#}"), "postgres failed, trying again"),
+        StoreError::Failed { .. } => tracing::error!(doing, error = reason, "postgres refused, trying again"),
+        _ => tracing::warn!(doing, error = reason, "postgres failed, trying again"),
     }
     tokio::time::sleep(*pause).await;
     *pause = (*pause * 2).min(Duration::from_secs(2));

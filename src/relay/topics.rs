@@ -1,7 +1,9 @@
 //! What the sender knows of each topic: ready, sick, or being asked about.
 //!
-//! Owns when a topic is asked about. A row is handed over only when its topic is known to be there; a sick topic's
-//! rows are put off, and a due row of it asks again.
+//! Owns when a topic is asked about. A row goes to the main producer only when its topic is known to be there; a sick
+//! topic's rows are put off. A due row of it asks again, and when metadata shows the topic, goes alone as a probe: only
+//! its confirm makes the topic ready. Metadata is no proof, it also shows topics that we may not write to, and every
+//! such row would end the main producer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use prometheus::local::LocalHistogram;
 use tokio::task::JoinSet;
 
-use crate::kafka::{KafkaError, Refusal, TopicState, Topics};
+use crate::kafka::{KafkaError, Refusal, TopicSettings, TopicState, Topics};
 use crate::message::{OutboxRow, TopicFacts};
 use crate::metrics::{AttemptResult, DeferReason, Metrics, Outcome, TopicMetrics};
 use crate::store::settle::Reason;
@@ -20,7 +22,7 @@ use super::batch::{Batch, DueBatch, Fate};
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
 
-/// Pause before an unanswered question is repeated.
+/// A question is not repeated before its last answer, or the lack of one, is this old.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of a topic.
@@ -29,7 +31,7 @@ pub(super) struct Topic {
     pub metrics: Arc<TopicMetrics>,
     /// Delivery times of confirmed rows, flushed with each batch.
     pub delivery: LocalHistogram,
-    asked_at: Option<Instant>,
+    answered_at: Option<Instant>,
     asking: bool,
 }
 
@@ -42,61 +44,140 @@ impl Topic {
 
 pub(super) enum Standing {
     Unknown,
-    Ready {
-        partitions: i32,
-        max_message_bytes: Option<usize>,
-    },
+    Ready(TopicSettings),
     Sick {
         refusal: Refusal,
         /// Failed looks in a row.
         tries: u32,
+        probe: Probe,
     },
+}
+
+/// How a sick topic may become ready.
+#[derive(Clone, Copy)]
+pub(super) enum Probe {
+    /// Metadata does not show it.
+    Idle,
+    /// Metadata shows it: the next due row goes.
+    Wanted(TopicSettings),
+    /// A due row is on its way.
+    Sent(TopicSettings),
+}
+
+/// Whether a due row of a topic may go alone.
+pub(super) enum Alone {
+    Go(TopicFacts),
+    /// The topic is being asked about, or another row finds out.
+    Wait,
+    /// The topic is sick, and was asked about just now.
+    No(Refusal),
 }
 
 /// All topics seen in this term.
 pub(super) struct KnownTopics {
     client: Topics,
     metrics: Arc<Metrics>,
-    known: HashMap<Arc<str>, Topic>,
+    known: Vec<(Arc<str>, Topic)>,
+    places: HashMap<Arc<str>, usize>,
+    /// Where the last topic was found: neighbouring rows share theirs, and its name's allocation.
+    last: usize,
     asks: JoinSet<(Arc<str>, Result<TopicState, KafkaError>)>,
 }
 
 /// What an answer changed.
 pub(super) enum Answer {
-    Ready { max_message_bytes: Option<usize> },
+    Ready(TopicSettings),
     Sick { topic: Arc<str>, refusal: Refusal, news: bool },
     Unanswered(KafkaError),
 }
 
 impl KnownTopics {
     pub fn new(client: Topics, metrics: Arc<Metrics>) -> KnownTopics {
-        KnownTopics { client, metrics, known: HashMap::new(), asks: JoinSet::new() }
+        KnownTopics {
+            client,
+            metrics,
+            known: Vec::new(),
+            places: HashMap::new(),
+            last: 0,
+            asks: JoinSet::new(),
+        }
     }
 
     /// The topic; its series exist from now on.
     pub fn get(&mut self, name: &Arc<str>) -> &mut Topic {
-        // Looking up twice is cheaper than cloning the name for `entry` once per row.
-        if !self.known.contains_key(name) {
-            let metrics = self.metrics.topic(name);
-            let topic = Topic {
-                standing: Standing::Unknown,
-                delivery: metrics.local_delivery_seconds(),
-                metrics,
-                asked_at: None,
-                asking: false,
+        if self.known.get(self.last).is_none_or(|(last, _)| !Arc::ptr_eq(last, name)) {
+            self.last = match self.places.get(name) {
+                Some(&place) => place,
+                None => self.meet(name),
             };
-            self.known.insert(Arc::clone(name), topic);
         }
-        self.known.get_mut(name).expect("it was inserted above")
+        &mut self.known[self.last].1
     }
 
-    /// The facts by which a row is judged, if the topic is ready.
-    pub fn facts(&mut self, name: &Arc<str>, compressed: bool, batch_size: usize) -> Option<TopicFacts> {
-        match self.get(name).standing {
-            Standing::Ready { partitions, max_message_bytes } => {
-                Some(TopicFacts { partitions, max_message_bytes, compressed, batch_size })
+    /// Makes room for a topic that was not seen before.
+    fn meet(&mut self, name: &Arc<str>) -> usize {
+        let metrics = self.metrics.topic(name);
+        let topic = Topic {
+            standing: Standing::Unknown,
+            delivery: metrics.local_delivery_seconds(),
+            metrics,
+            answered_at: None,
+            asking: false,
+        };
+        self.known.push((Arc::clone(name), topic));
+        self.places.insert(Arc::clone(name), self.known.len() - 1);
+        self.known.len() - 1
+    }
+
+    /// Whether a due row may go alone. A row that shares its protocol batch with nobody is refused for its own size
+    /// only, so no limit is below its batch size.
+    pub fn alone(&mut self, name: &Arc<str>, compressed: bool) -> Alone {
+        match &self.get(name).standing {
+            Standing::Ready(settings) | Standing::Sick { probe: Probe::Wanted(settings), .. } => {
+                return Alone::Go(facts(settings, compressed, 0));
             }
-            _ => None,
+            Standing::Sick { probe: Probe::Sent(_), .. } => return Alone::Wait,
+            Standing::Sick { probe: Probe::Idle, .. } | Standing::Unknown => {}
+        }
+        if self.ask(name) {
+            return Alone::Wait;
+        }
+        match &self.get(name).standing {
+            Standing::Sick { refusal, .. } => Alone::No(refusal.clone()),
+            // The last question got no answer; it is repeated soon.
+            _ => Alone::Wait,
+        }
+    }
+
+    /// A due row has been handed over alone. If its topic is sick, that is the probe.
+    pub fn went_alone(&mut self, name: &Arc<str>) {
+        if let Standing::Sick { probe, .. } = &mut self.get(name).standing
+            && let Probe::Wanted(settings) = *probe
+        {
+            *probe = Probe::Sent(settings);
+        }
+    }
+
+    /// A row that went alone came back. `works` says that the broker took it, or refused nothing but this row.
+    pub fn came_back(&mut self, name: &Arc<str>, works: bool) {
+        let topic = self.get(name);
+        let Standing::Sick { probe, .. } = &mut topic.standing else { return };
+        match *probe {
+            Probe::Sent(settings) if works => {
+                topic.standing = Standing::Ready(settings);
+                tracing::info!(topic = &**name, "topic is usable again");
+            }
+            _ => *probe = Probe::Idle,
+        }
+    }
+
+    /// What was believed of the topic was wrong: it is asked about before its next row goes, if the answer is not new.
+    pub fn doubt(&mut self, name: &Arc<str>) {
+        let topic = self.get(name);
+        if topic.answered_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN)
+            && matches!(topic.standing, Standing::Ready(_))
+        {
+            topic.standing = Standing::Unknown;
         }
     }
 
@@ -107,11 +188,10 @@ impl KnownTopics {
         if topic.asking {
             return true;
         }
-        if topic.asked_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+        if topic.answered_at.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
             return false;
         }
         topic.asking = true;
-        topic.asked_at = Some(Instant::now());
         let name = Arc::clone(name);
         self.asks.spawn(async move {
             let answer = client.describe(Arc::clone(&name)).await;
@@ -127,7 +207,7 @@ impl KnownTopics {
             .iter()
             .filter(|(_, topic)| match topic.standing {
                 Standing::Unknown => true,
-                Standing::Ready { .. } => topic.asked_at.is_none_or(|at| at.elapsed() > ANSWER_HOLDS),
+                Standing::Ready(_) => topic.answered_at.is_none_or(|at| at.elapsed() > ANSWER_HOLDS),
                 // Its due rows ask.
                 Standing::Sick { .. } => false,
             })
@@ -141,23 +221,25 @@ impl KnownTopics {
     /// Waits for an answer and takes it in. Never returns while nothing is asked. Safe to drop.
     pub async fn answered(&mut self) -> Answer {
         match self.asks.join_next().await {
-            Some(Ok((name, Ok(TopicState::Ready { partitions, max_message_bytes })))) => {
+            Some(Ok((name, answer))) => {
                 let topic = self.get(&name);
                 topic.asking = false;
-                if matches!(topic.standing, Standing::Sick { .. }) {
-                    tracing::info!(topic = &*name, "topic is usable again");
+                topic.answered_at = Some(Instant::now());
+                match answer {
+                    Ok(TopicState::Ready(settings)) => {
+                        match &mut topic.standing {
+                            Standing::Sick { probe: Probe::Sent(_), .. } => {}
+                            Standing::Sick { probe, .. } => *probe = Probe::Wanted(settings),
+                            standing => *standing = Standing::Ready(settings),
+                        }
+                        Answer::Ready(settings)
+                    }
+                    Ok(TopicState::Sick(refusal)) => {
+                        let news = self.sicken(&name, refusal.clone());
+                        Answer::Sick { topic: name, refusal, news }
+                    }
+                    Err(error) => Answer::Unanswered(error),
                 }
-                topic.standing = Standing::Ready { partitions, max_message_bytes };
-                Answer::Ready { max_message_bytes }
-            }
-            Some(Ok((name, Ok(TopicState::Sick(refusal))))) => {
-                self.get(&name).asking = false;
-                let news = self.sicken(&name, refusal.clone());
-                Answer::Sick { topic: name, refusal, news }
-            }
-            Some(Ok((name, Err(error)))) => {
-                self.get(&name).asking = false;
-                Answer::Unanswered(error)
             }
             Some(Err(error)) => Answer::Unanswered(KafkaError {
                 what: "ask about a topic",
@@ -175,13 +257,13 @@ impl KnownTopics {
             Standing::Sick { tries, .. } => tries + 1,
             _ => 1,
         };
-        topic.standing = Standing::Sick { refusal, tries };
+        topic.standing = Standing::Sick { refusal, tries, probe: Probe::Idle };
         tries == 1
     }
 
     /// Topics that are ready, for a spare producer to learn.
     pub fn ready(&self) -> Vec<Arc<str>> {
-        let is_ready = |topic: &Topic| matches!(topic.standing, Standing::Ready { .. });
+        let is_ready = |topic: &Topic| matches!(topic.standing, Standing::Ready(_));
         self.known.iter().filter(|(_, t)| is_ready(t)).map(|(name, _)| Arc::clone(name)).collect()
     }
 
@@ -230,6 +312,12 @@ impl KnownTopics {
             topic.delivery.flush();
         }
     }
+}
+
+/// The facts by which a row is judged.
+pub(super) fn facts(settings: &TopicSettings, compressed: bool, batch_size: usize) -> TopicFacts {
+    let TopicSettings { partitions, max_message_bytes, compacted } = *settings;
+    TopicFacts { partitions, max_message_bytes, compacted, compressed, batch_size }
 }
 
 #[derive(Default)]

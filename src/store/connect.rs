@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::StoreError;
-use super::migrate::{SchemaFitness, schema_fitness};
+use super::migration::{SchemaFitness, schema_fitness};
 
 /// How long one host may take to accept a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);

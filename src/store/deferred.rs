@@ -36,15 +36,27 @@ pub struct DeferredCounts {
     pub scheduled: i64,
 }
 
-/// Reads up to `heads` due rows and up to `followers` rows behind each, in order of id.
-pub async fn due(
-    session: &mut Session,
-    heads: i64,
-    followers: i64,
-    max_row_bytes: i32,
-) -> Result<Vec<DueRow>, StoreError> {
+/// Bounds of one batch of due rows.
+#[derive(Debug, Clone, Copy)]
+pub struct DueLimits {
+    /// Due keys and rows without key.
+    pub heads: i64,
+    /// Rows behind each head.
+    pub followers: i64,
+    /// Larger payloads stay in the database.
+    pub max_row_bytes: i32,
+    /// Bytes of all rows; the row that crosses the line still comes.
+    pub bytes: i64,
+}
+
+/// Reads due rows and what waits behind each, in order of id.
+pub async fn due(session: &mut Session, limits: &DueLimits) -> Result<Vec<DueRow>, StoreError> {
     let mut names = TopicNames::default();
-    let query = sqlx::query(include_str!("sql/due.sql")).bind(heads).bind(followers).bind(max_row_bytes);
+    let query = sqlx::query(include_str!("sql/due.sql"))
+        .bind(limits.heads)
+        .bind(limits.followers)
+        .bind(limits.max_row_bytes)
+        .bind(limits.bytes);
     session
         .within("read due rows", async |connection| {
             let mut due = Vec::new();

@@ -69,7 +69,8 @@ impl Reader {
     /// `short` says that the last page was not cut, so that nothing can be left to find while the snapshot stands
     /// still. `as_of` comes with the position, from the last page or the ledger, and bounds the search for late rows:
     /// without it the first page after a stall looks at the txid of every row that was written meanwhile.
-    /// Fails with [`StoreError::Forgotten`] when `token` is not the server's incarnation.
+    /// Fails when `token` is not the server's incarnation: with [`StoreError::LeaseLost`] when another relay
+    /// has taken over, with [`StoreError::Forgotten`] when the server has lost it.
     pub async fn poll(
         &mut self,
         session: &mut Session,
@@ -221,15 +222,18 @@ impl Default for Answer {
     }
 }
 
-/// `snapshot remembered last_id written flushed clock next_txid cache`, as `concat_ws` wrote them.
+/// `snapshot incarnation last_id written flushed clock next_txid cache`, as `concat_ws` wrote them.
 fn facts(text: &str) -> Result<Facts, StoreError> {
     let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
     let fields: Vec<&str> = text.split(' ').collect();
-    let [snapshot, remembered, last_id, written, flushed, clock, next_txid, cache] = fields[..] else {
+    let [snapshot, incarnation, last_id, written, flushed, clock, next_txid, cache] = fields[..] else {
         return Err(unreadable());
     };
-    if remembered != "t" {
-        return Err(StoreError::Forgotten);
+    match incarnation {
+        "ours" => {}
+        // Only a takeover writes a token, so it was not the server that forgot ours.
+        "other" => return Err(StoreError::LeaseLost),
+        _ => return Err(StoreError::Forgotten),
     }
     // With a cache, ids are drawn ahead of their transactions: order is lost, and `as_of` would hide rows.
     if cache != "1" {

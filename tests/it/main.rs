@@ -3,8 +3,16 @@
 //! `make test` installs what they need. A server that cannot be started fails the test; nothing is skipped.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
+mod crash;
 mod delivery;
+mod demo;
+mod lead;
+mod migrate;
+mod order;
 mod plan;
 mod reading;
+mod schema;
+mod servers;
 mod servers_smoke;
 mod support;
+mod tls;

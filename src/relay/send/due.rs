@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use std::time::Instant;
+
 use super::{Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::{Fitness, judge};
 use crate::receipt::Receipt;
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
-use crate::relay::topics::Standing;
+use crate::relay::remarks::Remark;
+use crate::relay::topics::Alone;
 use crate::store::settle::{Deferral, Reason};
 use crate::verdict::{Failure, Route, Verdict, decide};
 
@@ -23,6 +26,10 @@ impl Sender<'_> {
 
     /// Offers the next row of every chain that may go on.
     pub(super) fn hand_over_due(&mut self) -> Result<(), TermEnd> {
+        // A long chain may not use up drain_timeout; what has not gone stays deferred as it is.
+        if let Some(due) = self.due.as_mut().filter(|_| self.term.drain.is_cancelled()) {
+            due.ready.clear();
+        }
         for _ in 0..SLICE {
             if !self.due_may_go() {
                 return Ok(());
@@ -41,12 +48,23 @@ impl Sender<'_> {
                 continue;
             }
             let topic = Arc::clone(&row.topic);
-            // A row that goes alone shares its protocol batch with nobody: no limit is below its batch size.
-            let Some(facts) = self.topics.facts(&topic, self.publisher.compresses(), 0) else {
-                self.ask_for_due(&topic, index);
-                continue;
+            let facts = match self.topics.alone(&topic, self.publisher.compresses()) {
+                Alone::Go(facts) => facts,
+                Alone::Wait => {
+                    self.due_waits = true;
+                    return Ok(());
+                }
+                Alone::No(refusal) => {
+                    self.due_failed(index, refusal);
+                    continue;
+                }
             };
             if let Fitness::Unfit(text) = judge(row, &facts) {
+                // The topic's settings may have been changed for this very row.
+                if self.topics.ask(&topic) {
+                    self.due_waits = true;
+                    return Ok(());
+                }
                 let failure = Failure::Refused;
                 self.due_failed(index, Refusal { failure, class: failure.class(), text });
                 continue;
@@ -57,53 +75,60 @@ impl Sender<'_> {
                     due.fates[index] = Fate::InFlight;
                     due.in_flight += 1;
                     due.ready.pop();
+                    self.topics.went_alone(&topic);
                 }
-                Err(NotTaken::Full) => return Ok(()),
+                Err(NotTaken::Full) => {
+                    self.due_waits = true;
+                    return Ok(());
+                }
                 Err(NotTaken::Dead) => {
                     self.publisher.revive_second()?;
                     let text = "the producer ended".to_owned();
                     self.due_failed(index, Refusal { failure: Failure::NotWritten, class: "fatal", text });
                 }
-                Err(NotTaken::Refused(refusal)) => self.due_failed(index, refusal),
+                Err(NotTaken::Refused(refusal)) => self.due_refused(index, refusal),
             }
         }
         Ok(())
-    }
-
-    /// The topic is not known to be there: a due row is what asks (again). It fails if the answer is no.
-    fn ask_for_due(&mut self, topic: &Arc<str>, index: usize) {
-        if self.topics.ask(topic) {
-            self.due_waits = true;
-            return;
-        }
-        match &self.topics.get(topic).standing {
-            Standing::Sick { refusal, .. } => {
-                let refusal = refusal.clone();
-                self.due_failed(index, refusal);
-            }
-            // The last question got no answer; it is repeated soon.
-            _ => self.due_waits = true,
-        }
     }
 
     /// Takes the report of a row that went alone.
     pub(super) fn take_due_report(&mut self, tag: Tag, result: Result<Receipt, Box<Refusal>>, now_us: i64) {
         let Some(due) = self.due.as_mut().filter(|due| due.no == tag.no) else { return };
         due.in_flight -= 1;
+        self.due_waits = false;
         match result {
             Ok(receipt) => {
                 let row = &due.rows[tag.index].row;
+                self.topics.came_back(&row.topic, true);
                 self.topics.get(&row.topic).confirmed(row, now_us);
                 due.fates[tag.index] = Fate::Published(receipt);
                 let chain = due.chain_of[tag.index];
                 due.chains[chain].pop();
                 due.ready.push(chain);
             }
-            Err(refusal) => self.due_failed(tag.index, *refusal),
+            Err(refusal) => self.due_refused(tag.index, *refusal),
         }
     }
 
-    /// A row that went alone failed: it is put off again, and what waits behind it stays where it is.
+    /// Kafka or librdkafka did not take a row that went alone, which also tells something about its topic.
+    fn due_refused(&mut self, index: usize, refusal: Refusal) {
+        let Some(due) = &self.due else { return };
+        let topic = Arc::clone(&due.rows[index].row.topic);
+        self.count_refusal(&topic, &refusal);
+        match refusal.failure {
+            Failure::Topic => self.sicken(&topic, &refusal),
+            Failure::Refused => {
+                self.topics.came_back(&topic, true);
+                // It was judged fit, so the topic's settings are not what they were.
+                self.topics.doubt(&topic);
+            }
+            Failure::NotWritten | Failure::Unknown => self.topics.came_back(&topic, false),
+        }
+        self.due_failed(index, refusal);
+    }
+
+    /// A due row failed: it is put off again, and what waits behind it stays where it is.
     fn due_failed(&mut self, index: usize, refusal: Refusal) {
         let Some(due) = self.due.as_mut() else { return };
         let chain = due.chain_of[index];
@@ -112,7 +137,9 @@ impl Sender<'_> {
         let failed = &due.rows[index];
         let (id, topic, key) = (failed.row.id, Arc::clone(&failed.row.topic), failed.row.key.clone());
         let was_scheduled = failed.reason == Reason::Scheduled;
-        let tries = failed.tries.saturating_add(1);
+        // An outage costs latency: it does not make a row wait longer the next time.
+        let outage = matches!(refusal.failure, Failure::NotWritten | Failure::Unknown);
+        let tries = failed.tries.saturating_add(i32::from(!outage));
         let spent = decide(refusal.failure, Route::Alone) == Verdict::PutOff { spent: true };
         let attempts = failed.attempts.saturating_add(i32::from(spent));
         let delay_ms = super::millis(self.term.backoff().delay(tries.max(1) as u32, rand::random()));
@@ -125,22 +152,25 @@ impl Sender<'_> {
             class: Some(refusal.class),
             error: Some(refusal.text.clone()),
         }));
-        tracing::warn!(
-            id,
-            topic = &*topic,
-            tries,
-            class = refusal.class,
-            reason = refusal.text,
-            delay_ms,
-            "deferred row failed again"
-        );
+        if let Some(alike) = self.remarks.make(&topic, Remark::FailedAgain, Instant::now()) {
+            tracing::warn!(
+                id,
+                topic = &*topic,
+                tries,
+                class = refusal.class,
+                reason = refusal.text,
+                delay_ms,
+                alike,
+                "deferred row failed again"
+            );
+        }
         // A scheduled row blocked nobody so far; from now on its key waits for it.
         if was_scheduled {
             self.keys.wait(&topic, key.as_deref(), 1);
-        }
-        self.count_refusal(&topic, &refusal);
-        if refusal.failure == Failure::Topic {
-            self.sicken(&topic, &refusal);
+            self.deferred.send_modify(|rows| {
+                rows.scheduled = rows.scheduled.saturating_sub(1);
+                rows.waiting += 1;
+            });
         }
     }
 }

@@ -6,7 +6,8 @@
 -- ids. The guards switch off every arm that cannot find anything: 2 buffers when nothing has ended.
 with facts as materialized (
     select pg_current_snapshot() as seen,
-           coalesce((select bool_or(i.token = $6::uuid) from outbox.incarnation i), false) as remembered,
+           coalesce((select case i.token when $6::uuid then 'ours' else 'other' end
+                       from outbox.incarnation i), 'gone') as incarnation,
            (select s.last_value from outbox.message_id_seq s) as last_id
 ), guards as materialized (
     select f.seen::text <> $1::text as moved,
@@ -52,9 +53,9 @@ with facts as materialized (
              limit $3) m
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
-       -- Snapshot, token known, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
+       -- Snapshot, whose token, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
        -- handed out next (age counts from it, as we hold none ourselves), cache of the sequence.
-       concat_ws(' ', f.seen, f.remembered, f.last_id,
+       concat_ws(' ', f.seen, f.incarnation, f.last_id,
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint,
                  pg_snapshot_xmax(f.seen)::text::bigint + age(pg_snapshot_xmax(f.seen)::xid),

@@ -4,7 +4,8 @@
 -- First row: facts as in poll.sql, with the last id looked at in place of the last id drawn.
 with facts as materialized (
     select $1::text::pg_snapshot as known, $4::text::pg_snapshot as seen,
-           coalesce((select bool_or(i.token = $9::uuid) from outbox.incarnation i), false) as remembered
+           coalesce((select case i.token when $9::uuid then 'ours' else 'other' end
+                       from outbox.incarnation i), 'gone') as incarnation
 ), late as materialized (
     select l.*, sum(l.bytes) over (order by l.id) as upto
       from (select m.*
@@ -23,7 +24,7 @@ with facts as materialized (
     select * from late l where l.upto - l.bytes < $6
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
-       concat_ws(' ', f.seen, f.remembered,
+       concat_ws(' ', f.seen, f.incarnation,
                  case when (select count(*) from page) = $5 or (select max(p.upto) from page p) >= $6
                       then (select max(p.id) from page p)
                       else coalesce((select o.id from outbox.message o where o.id > $2 and o.id <= $3
