@@ -11,6 +11,8 @@ mod lead;
 mod ledger;
 mod migrate;
 mod order;
+mod plan;
+mod reading;
 mod schema;
 mod servers;
 mod servers_smoke;

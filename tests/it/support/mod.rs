@@ -7,12 +7,14 @@ mod env;
 pub mod history;
 mod kafka;
 mod postgres;
+mod quiet;
 mod relay;
 mod wait;
 
 pub use env::{Env, EnvBuilder};
 pub use kafka::{Kafka, Record};
 pub use postgres::{Postgres, migrate};
+pub use quiet::{Quiet, ROWS_PER_SLOT};
 pub use relay::{LogLine, Metrics, Relay, RelayBuilder};
 pub use wait::{DEADLINE, eventually, wait_for};
 
