@@ -272,7 +272,7 @@ pub(super) async fn finish<T, E: From<MigrateError>>(
 
 /// The migrations to apply, after a look at whether they may be.
 async fn pending(connection: &mut PgConnection) -> Result<Vec<&'static Migration>, MigrateError> {
-    let state = read_state(connection).await.map_err(failed("read server state"))?;
+    let state = read_server(connection).await.map_err(failed("read server state"))?;
     let (version, encoding, foreign) = state;
     if version < OLDEST_SERVER {
         return Err(MigrateError::ServerTooOld(version / 10_000));
@@ -299,8 +299,8 @@ async fn pending(connection: &mut PgConnection) -> Result<Vec<&'static Migration
 }
 
 /// Version and encoding of the server, and whether the schema's name is taken by something else.
-async fn read_state(connection: &mut PgConnection) -> Result<(i32, String, bool), sqlx::Error> {
-    let state = sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(connection).await?;
+async fn read_server(connection: &mut PgConnection) -> Result<(i32, String, bool), sqlx::Error> {
+    let state = super::migration::read_state(connection).await?;
     Ok((state.try_get("version")?, state.try_get("encoding")?, state.try_get("foreign_schema")?))
 }
 

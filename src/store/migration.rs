@@ -3,7 +3,7 @@
 //! Their text is in `migrations/`. Only reads; [`super::migrate`] changes.
 
 use sqlx::Row;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 
 use super::migrate::{MigrateError, failed};
 
@@ -145,9 +145,13 @@ pub(super) async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied
     read_applied(connection).await.map_err(failed("read applied migrations"))
 }
 
+/// The row of `schema_state.sql`: what stands in this database, and on what kind of server.
+pub(super) async fn read_state(connection: &mut PgConnection) -> Result<PgRow, sqlx::Error> {
+    sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(connection).await
+}
+
 async fn read_applied(connection: &mut PgConnection) -> Result<Vec<Applied>, sqlx::Error> {
-    let state = sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(&mut *connection).await?;
-    if !state.try_get("bookkeeping")? {
+    if !read_state(&mut *connection).await?.try_get("bookkeeping")? {
         return Ok(Vec::new());
     }
     let rows = sqlx::query(include_str!("sql/migrations_applied.sql")).fetch_all(connection).await?;
