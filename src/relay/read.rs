@@ -65,7 +65,9 @@ pub(super) async fn read(
         let (more, late) = (page.more, position.late.is_some());
         position = page.next.clone();
         as_of.clone_from(&page.as_of);
-        term.metrics.set_backlog(BacklogState::Ready, (page.last_id - position.high).max(0) as u64);
+        if let Some(last_id) = page.last_id {
+            term.metrics.set_backlog(BacklogState::Ready, (last_id - position.high).max(0) as u64);
+        }
         if page.rows.is_empty() {
             drop(room);
             pause = (pause * 2).min(term.config.poll_max);
@@ -118,6 +120,7 @@ async fn room<'a>(
     }
     loop {
         tokio::select! {
+            biased;
             () = term.drain.cancelled() => return None,
             room = pages.reserve() => {
                 term.metrics.set_reading_stopped(StopCause::WindowFull, false);

@@ -131,6 +131,7 @@ impl<'a> Sender<'a> {
         let inbox = Arc::clone(self.publisher.inbox());
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         let mut minute = tokio::time::interval(Duration::from_secs(60));
+        let mut doubts = tokio::time::interval(Duration::from_secs(5));
         let (mut pages_open, mut due_open) = (true, true);
         loop {
             self.take_reports();
@@ -163,8 +164,8 @@ impl<'a> Sender<'a> {
                     Some(page) => self.take_page(page),
                     None => pages_open = false,
                 },
+                _ = doubts.tick() => self.topics.ask_again(),
                 _ = minute.tick() => {
-                    self.topics.ask_again();
                     self.publisher.teach_spares(&self.topics.ready());
                 }
             }
@@ -353,7 +354,7 @@ impl<'a> Sender<'a> {
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);
         }
-        self.publisher.revive_second()?;
+        self.revive_second()?;
         Ok(())
     }
 

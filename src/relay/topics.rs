@@ -20,6 +20,9 @@ use crate::store::settle::Reason;
 use super::batch::{Batch, DueBatch, Fate};
 
 /// How old an answer may get: limits and partitions change under a running relay.
+/// Questions asked on suspicion at a time: each one holds a thread, for seconds in an outage.
+const ASKED_AT_ONCE: usize = 8;
+
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
 
 /// A question is not repeated before its last answer, or the lack of one, is this old.
@@ -170,7 +173,11 @@ impl KnownTopics {
                 topic.standing = Standing::Ready(settings);
                 tracing::info!(topic = &**name, "topic is usable again");
             }
-            _ => *probe = Probe::Idle,
+            _ => {
+                *probe = Probe::Idle;
+                // The answer is no, and new: the topic's other due rows must not each wait for the same.
+                topic.answered_at = Some(Instant::now());
+            }
         }
     }
 
@@ -208,7 +215,7 @@ impl KnownTopics {
         true
     }
 
-    /// Asks about every topic whose answer has grown old.
+    /// Asks about a few topics whose answers have grown old.
     pub fn ask_again(&mut self) {
         let old: Vec<Arc<str>> = self
             .known
@@ -220,6 +227,7 @@ impl KnownTopics {
                 Standing::Sick { .. } => false,
             })
             .map(|(name, _)| Arc::clone(name))
+            .take(ASKED_AT_ONCE)
             .collect();
         for name in old {
             self.ask(&name);
