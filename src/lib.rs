@@ -14,7 +14,7 @@
 //! - `leader`: follow, lead, step down.
 //! - `relay`: the three loops and how they meet: `read` the next page, `send` this one, `settle` the previous one.
 //! - `store`: Postgres, one typed function per file of `store/sql`. `kafka`: producers, their reports and error classes.
-//! - `ordering`, `message`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither wait, log, read a clock nor
+//! - `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither wait, log, read a clock nor
 //!   draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
 //! - `servers`: private Postgres and Kafka servers for demo, tests and benchmarks.
@@ -52,6 +52,7 @@ pub mod message;
 pub mod metrics;
 pub mod ops;
 pub mod ordering;
+pub mod partition;
 pub mod position;
 pub mod receipt;
 pub mod relay;

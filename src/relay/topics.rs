@@ -18,6 +18,7 @@ use crate::metrics::{AttemptResult, DeferReason, Metrics, Outcome, TopicMetrics}
 use crate::store::settle::Reason;
 
 use super::batch::{Batch, DueBatch, Fate};
+use super::gates::Gates;
 
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
@@ -35,11 +36,12 @@ pub(super) struct Topic {
     asking: bool,
     /// It refused our smallest batches, although nobody told us its limit.
     pub narrow: bool,
+    pub gates: Gates,
 }
 
 impl Topic {
     /// A row was confirmed at `now_us`, database clock.
-    pub fn confirmed(&mut self, row: &OutboxRow, now_us: i64) {
+    pub fn count_delivery(&mut self, row: &OutboxRow, now_us: i64) {
         self.delivery.observe((now_us - row.created_us).max(0) as f64 / 1e6);
     }
 }
@@ -107,6 +109,7 @@ impl KnownTopics {
                 answered_at: None,
                 asking: false,
                 narrow: false,
+                gates: Gates::default(),
             };
             self.known.insert(Arc::clone(name), topic);
         }
@@ -216,6 +219,7 @@ impl KnownTopics {
                 topic.answered_at = Some(Instant::now());
                 match answer {
                     Ok(TopicState::Ready(settings)) => {
+                        topic.gates.resize(settings.partitions);
                         match &mut topic.standing {
                             Standing::Sick { probe: Probe::Sent(_), .. } => {}
                             Standing::Sick { probe, .. } => *probe = Probe::Wanted(settings),
@@ -247,7 +251,18 @@ impl KnownTopics {
             _ => 1,
         };
         topic.standing = Standing::Sick { refusal, tries, probe: Probe::Idle };
+        topic.gates.close();
         tries == 1
+    }
+
+    /// Another main producer: no broker knows it.
+    pub fn close_gates(&mut self) {
+        self.known.values_mut().for_each(|topic| topic.gates.close());
+    }
+
+    /// Closes the gates of partitions in which brokers may have forgotten the main producer.
+    pub fn close_silent_gates(&mut self, now: Instant) {
+        self.known.values_mut().for_each(|topic| topic.gates.close_silent(now));
     }
 
     /// Topics that are ready, for a spare producer to learn.
