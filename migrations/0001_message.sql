@@ -174,7 +174,7 @@ end $$;
 comment on function outbox.take_turn(text, bytea) is
     'Makes transactions that write to the same topic and key take turns until they end.';
 
--- publish(topic, key, payload, …): one message, returns its event id. The key is text or bytea; the payload is json, jsonb,
+-- publish(topic, key, payload, ...): one message, returns its event id. The key is text or bytea; the payload is json, jsonb,
 -- text or bytea. There is one body, for bytea; the others are SQL expressions that the planner inlines. Texts become UTF-8.
 -- json and text go out byte for byte, jsonb as Postgres prints it. Untyped literals and parameters count as text.
 -- `payload` has no default, so that nobody writes a tombstone by forgetting it.
@@ -271,9 +271,9 @@ begin
     end loop;
 end $$;
 
--- publish_many('[{"topic": …, "key": …, "payload": …}, …]'): many messages in one statement, ids and event ids in the order
+-- publish_many('[{"topic": ..., "key": ..., "payload": ...}, ...]'): many messages in one statement, ids and event ids in the order
 -- of the array. One JSON parameter, because every language and ORM can bind one, where arrays of bytea or jsonb need a
--- driver that knows them (with such a driver, insert from unnest($1::text[], $2::bytea[], …)). Fields are publish's
+-- driver that knows them (with such a driver, insert from unnest($1::text[], $2::bytea[], ...)). Fields are publish's
 -- parameters. A payload that is a JSON string is that text; every other JSON is itself, byte for byte where `messages`
 -- is text or json; null is a tombstone. Bytes come as key_base64 and payload_base64. Unknown fields are refused: a
 -- misspelt key would cost its messages their order without a word.

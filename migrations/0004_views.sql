@@ -80,8 +80,8 @@ end $$;
 comment on function outbox.receipt(bytea, int8multirange, bigint) is
     'Partition and offset of one published id, decoded from the receipts of its settlement (a row of outbox.ledger).';
 
--- One row per message. Quick for `where id = …`: an index probe per slot and table. `event_id` has no index, because
--- every producer would pay for it: `where event_id = …` reads the rows of the last day, some seconds for ten million;
+-- One row per message. Quick for `where id = ...`: an index probe per slot and table. `event_id` has no index, because
+-- every producer would pay for it: `where event_id = ...` reads the rows of the last day, some seconds for ten million;
 -- `returning id` at the insert spares that. Grouping all messages by state looks each of them up: use outbox.backlog.
 -- Deferred rows and dead letters stay in this view when their message has left the ring; published ones leave with it.
 create view outbox.status as

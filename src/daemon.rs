@@ -11,19 +11,23 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::health::{Condition, Health, Loop};
 use crate::http;
 use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::{self, Claim, Trust, Watch};
 use crate::message::HeaderNames;
-use crate::metrics::{Dependency, Metrics, Operation};
+use crate::metrics::{Dependency, KafkaErrorClass, Metrics, Operation};
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred};
+use crate::telemetry::chain;
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A term that cannot begin (a right is missing, say) is not taken again faster than this.
+const TERM_MIN: Duration = Duration::from_secs(1);
 
 /// How often a trouble that lasts is said again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -40,6 +44,8 @@ struct Daemon {
     holder: Uuid,
     holder_name: String,
     kafka_cluster_id: Option<String>,
+    /// Kafka answers, but not to us.
+    kafka_refuses_login: bool,
     terminate: CancellationToken,
     said: Option<(String, Instant)>,
 }
@@ -75,17 +81,7 @@ impl Daemon {
     ) -> anyhow::Result<Daemon> {
         let urls = config.postgres.host_urls();
         let server = Server::new(urls.iter().map(|url| url.expose()))?;
-        let settings = KafkaSettings {
-            brokers: config.kafka.brokers.join(","),
-            properties: config
-                .kafka
-                .properties
-                .iter()
-                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
-                .collect(),
-            window_rows: config.relay.window_rows,
-            max_row_bytes: config.relay.max_row_bytes,
-        };
+        let settings = kafka_settings(&config);
         metrics.set_config(&config.digest());
         metrics.deferred_limit.set(config.retry.deferred_max as f64);
         metrics.unsafe_settings.set(config.kafka.unsafe_properties.len() as f64);
@@ -105,6 +101,7 @@ impl Daemon {
             holder,
             holder_name,
             kafka_cluster_id: None,
+            kafka_refuses_login: false,
             terminate,
             said: None,
         })
@@ -113,7 +110,7 @@ impl Daemon {
     /// Term after term, until told to stop.
     async fn follow_and_lead(&mut self) -> anyhow::Result<()> {
         while let Some(won) = self.follow().await {
-            let epoch = won.epoch;
+            let (epoch, begun) = (won.epoch, Instant::now());
             self.metrics.leader_transitions.inc();
             self.metrics.leader.set(1.0);
             let ended = self.lead(won).await;
@@ -126,12 +123,18 @@ impl Daemon {
                     break;
                 }
                 Err(error) => {
-                    let error = anyhow::Error::new(error);
+                    if matches!(error, TermEnd::Store(StoreError::LeaseLost)) {
+                        self.metrics.fencing_rejections.inc();
+                    }
                     tracing::warn!(
                         epoch,
-                        error = format!("{error:#}"),
+                        error = chain(&error),
                         "stepped down, everything of this lease is forgotten"
                     );
+                    tokio::select! {
+                        () = self.terminate.cancelled() => {}
+                        () = tokio::time::sleep_until((begun + TERM_MIN).into()) => {}
+                    }
                 }
             }
         }
@@ -163,7 +166,7 @@ impl Daemon {
                 Err(error) => {
                     session = None;
                     watch.failed();
-                    self.say(format!("{error:#}"));
+                    self.say(chain(error.as_ref()));
                 }
             }
             tokio::select! {
@@ -180,10 +183,15 @@ impl Daemon {
         watch: &mut Watch,
     ) -> anyhow::Result<Option<Won>> {
         if session.is_none() {
-            let mut fresh = self.server.connect("follow").await.inspect_err(|error| {
-                self.metrics.database_error(Operation::Connect);
-                self.health_waits(Condition::Postgres, &error.to_string());
-            })?;
+            let mut fresh = match self.server.connect("follow").await {
+                Ok(fresh) => fresh,
+                Err(error) => {
+                    self.metrics.database_error(Operation::Connect);
+                    self.health_waits(Condition::Postgres, &error.to_string());
+                    self.reread_url();
+                    return Err(error.into());
+                }
+            };
             fresh
                 .check_schema()
                 .await
@@ -281,7 +289,7 @@ impl Daemon {
             Ok(Ok(true)) => tracing::info!(epoch, "lease resigned"),
             Ok(Ok(false)) => tracing::warn!(epoch, "the lease was no longer ours"),
             Ok(Err(error)) => {
-                tracing::warn!(epoch, error = %error, "the lease could not be resigned, it runs out")
+                tracing::warn!(epoch, error = chain(&error), "the lease could not be resigned, it runs out")
             }
             Err(_) => tracing::warn!(epoch, "the lease could not be resigned in time, it runs out"),
         }
@@ -300,10 +308,28 @@ impl Daemon {
                 Ok(id)
             }
             Err(error) => {
-                self.health_waits(Condition::Kafka, &error.to_string());
+                for class in self.publisher.inbox().take_errors() {
+                    let class = KafkaErrorClass::named(class);
+                    self.metrics.kafka_error(class);
+                    self.kafka_refuses_login |= class == KafkaErrorClass::Authentication;
+                }
+                let mut error = anyhow::Error::new(error).context("waiting for kafka");
+                if self.kafka_refuses_login {
+                    const ADVICE: &str = "kafka refuses the login: check security.protocol, sasl.* and ssl.* in [kafka.properties]";
+                    error = error.context(ADVICE);
+                }
+                self.health_waits(Condition::Kafka, &chain(error.as_ref()));
                 self.metrics.set_dependency_up(Dependency::Kafka, false);
-                Err(anyhow::Error::new(error).context("waiting for kafka"))
+                Err(error)
             }
+        }
+    }
+
+    /// The password may have been rotated: `postgres.url_file` is read again when a connection fails.
+    fn reread_url(&mut self) {
+        let Ok(urls) = self.config.postgres.reread_host_urls() else { return };
+        if let Ok(server) = Server::new(urls.iter().map(|url| url.expose())) {
+            self.server = server;
         }
     }
 
@@ -321,6 +347,24 @@ impl Daemon {
             tracing::warn!(error = trouble, "cannot lead yet, trying again");
             self.said = Some((trouble, Instant::now()));
         }
+    }
+}
+
+/// Refuses properties that librdkafka refuses, all at once, before anything is connected.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    match kafka_settings(config).problems() {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(ConfigError { problems }),
+    }
+}
+
+fn kafka_settings(config: &Config) -> KafkaSettings {
+    let properties = config.kafka.properties.iter();
+    KafkaSettings {
+        brokers: config.kafka.brokers.join(","),
+        properties: properties.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+        window_rows: config.relay.window_rows,
+        max_row_bytes: config.relay.max_row_bytes,
     }
 }
 

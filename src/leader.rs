@@ -146,14 +146,13 @@ pub async fn beat(
             Err(error) => {
                 session = None;
                 metrics.database_error(Operation::Beat);
-                if matches!(error, StoreError::LeaseLost) {
-                    metrics.fencing_rejections.inc();
-                }
                 if error.ends_the_term() {
                     return error.into();
                 }
-                let error = anyhow::Error::new(error);
-                tracing::warn!(error = format!("{error:#}"), "the beat could not be raised, trying again");
+                tracing::warn!(
+                    error = crate::telemetry::chain(&error),
+                    "the beat could not be raised, trying again"
+                );
                 due.reset_after((ttl / 20).min(Duration::from_millis(200)));
             }
         }

@@ -11,13 +11,15 @@
 //!
 //! - `cli`: the command line. `main.rs` does arguments → configuration → logging → runtime → one match on the command.
 //! - `daemon`: builds the parts, owns start and stop. `demo`: the newcomer's first minute. `ops`: operators' commands.
-//! - `leader`: follow, lead, step down.
+//! - `leader`: when a lease may be taken and for how long it may be trusted.
 //! - `relay`: the three loops and how they meet: `read` the next page, `send` this one, `settle` the previous one.
 //! - `store`: Postgres, one typed function per file of `store/sql`. `kafka`: producers, their reports and error classes.
-//! - `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither wait, log, read a clock nor
-//!   draw random numbers; time and jitter come in as arguments.
+//! - `backlog`: samples what waits, for the gauges of leader and standbys alike.
+//! - `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
+//!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
-//! - `servers`: private Postgres and Kafka servers for demo, tests and benchmarks.
+//! - `servers`: private Postgres and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests
+//!   end the process; not in release builds.
 //!
 //! # What always holds
 //! - A row is settled only after Kafka confirmed it, or by a verdict that the ledger records. A crash in between repeats

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -27,10 +28,10 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli.config.as_deref();
     match cli.command {
         Command::Run => {
-            let config = Config::load(file, config::environment())?;
+            let config = load(file)?;
             telemetry::start(&config.log)?;
             block_on(daemon::run(config)).or_else(|error| {
-                tracing::error!(error = format!("{error:#}"), "relay ended");
+                tracing::error!(error = telemetry::chain(error.as_ref()), "relay ended");
                 Ok(ExitCode::FAILURE)
             })
         }
@@ -46,7 +47,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             block_on(ops::migrate::run(config, options))
         }
         Command::Config(command) => {
-            let config = Config::load(file, config::environment())?;
+            let config = load(file)?;
             print::data(&match command {
                 ConfigCommand::Show => config.show(),
                 ConfigCommand::Validate => "the configuration is valid\n".to_owned(),
@@ -56,7 +57,17 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+    let config = Config::load(file, config::environment())?;
+    daemon::check(&config)?;
+    Ok(config)
+}
+
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("start the runtime")?.block_on(command)
+    let runtime = runtime.context("start the runtime")?;
+    let ended = runtime.block_on(command);
+    // A question to a broker that does not answer blocks a thread for seconds; nobody waits for it any more.
+    runtime.shutdown_background();
+    ended
 }

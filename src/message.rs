@@ -131,11 +131,6 @@ pub fn judge(row: &OutboxRow, facts: &TopicFacts) -> Fitness {
     if facts.compacted && row.key.is_none() {
         return Fitness::Unfit("the topic is compacted, a record without key is refused".to_owned());
     }
-    if let Some(text) = row.headers.as_deref()
-        && let Err(error) = each_header(text, |_, _| {})
-    {
-        return Fitness::Unfit(format!("headers cannot be read: {error}"));
-    }
     let Some(limit) = facts.max_message_bytes else {
         return if facts.narrow { Fitness::Suspect } else { Fitness::Fit };
     };

@@ -84,6 +84,20 @@ impl<S: Subscriber> Layer<S> for Chatter {
     }
 }
 
+/// An error and its causes as one line. Some libraries repeat a cause in their own sentence; here it is said once.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -4,11 +4,17 @@
 //! nothing about a row's future: it says what happened ([`Report`], [`Refusal`]), `verdict` says what follows.
 
 mod classify;
+mod consumer;
+mod mock;
+mod own_topic;
 mod producer;
 mod publisher;
 mod settings;
 mod topics;
 
+pub use consumer::{Consumer, Record};
+pub use mock::MockKafka;
+pub use own_topic::OwnTopic;
 pub use producer::{Inbox, Producer};
 pub use publisher::{Publisher, Stamp};
 pub use settings::KafkaSettings;

@@ -3,9 +3,10 @@
 //! Owns the report callback, which only copies numbers into the [`Inbox`], and the end of a producer: it is purged
 //! and dropped on its own thread, because dropping blocks.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -27,11 +28,18 @@ const POLL_ROUND: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer a question about topics.
 pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Errors remembered until somebody counts them.
+const ERRORS_KEPT: usize = 1000;
+
+/// A trouble that lasts is said again this often: librdkafka reports it with every attempt to connect.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
 /// Where the reports of all producers of a term arrive.
 #[derive(Debug, Default)]
 pub struct Inbox {
     reports: Mutex<Vec<Report>>,
     arrived: Notify,
+    errors: Mutex<Vec<&'static str>>,
 }
 
 impl Inbox {
@@ -45,6 +53,18 @@ impl Inbox {
     /// Waits for a report that has not been taken.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Takes the classes of the errors that are about no record (connections, logins), at most [`ERRORS_KEPT`].
+    pub fn take_errors(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put_error(&self, class: &'static str) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if errors.len() < ERRORS_KEPT {
+            errors.push(class);
+        }
     }
 
     fn put(&self, report: Report) {
@@ -69,6 +89,11 @@ struct Callbacks {
     dead: AtomicBool,
     warm: AtomicBool,
     connected: AtomicBool,
+    /// Nobody waits for it any more: what it says about its end is no trouble.
+    given_up: AtomicBool,
+    /// Classes of errors that were logged, and when. One trouble may be of two classes in turn: a refused login, and
+    /// that all brokers are out of reach.
+    said: Mutex<HashMap<&'static str, Instant>>,
     /// Why no broker can be used, as of the last connection that failed.
     trouble: Mutex<Option<(Code, String)>>,
 }
@@ -77,7 +102,7 @@ struct Callbacks {
 #[derive(serde::Deserialize)]
 struct Statistics<'a> {
     #[serde(borrow)]
-    brokers: std::collections::HashMap<std::borrow::Cow<'a, str>, BrokerStatistics<'a>>,
+    brokers: HashMap<std::borrow::Cow<'a, str>, BrokerStatistics<'a>>,
     #[serde(borrow)]
     eos: Option<IdempotenceStatistics<'a>>,
 }
@@ -97,7 +122,7 @@ struct IdempotenceStatistics<'a> {
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // "enable.gapless.guarantee is experimental", at every start: our tests show what it does.
-        if facility == "CONFWARN" {
+        if facility == "CONFWARN" || self.given_up.load(Ordering::Acquire) {
             tracing::debug!(target: "librdkafka", facility, message);
             return;
         }
@@ -120,18 +145,29 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: RdKafkaError, reason: &str) {
-        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        let code = error.rdkafka_error_code();
+        let class = code.map_or("other", classify::class);
         match code {
-            Code::Fatal => self.dead.store(true, Ordering::Release),
-            Code::AllBrokersDown => self.connected.store(false, Ordering::Relaxed),
-            _ => {
+            Some(Code::Fatal) => self.dead.store(true, Ordering::Release),
+            Some(Code::AllBrokersDown) => self.connected.store(false, Ordering::Relaxed),
+            Some(code) => {
                 // Without how long it took: who says it again and again compares it with the last time.
                 let reason = reason.split(" (after ").next().unwrap_or(reason);
                 *self.trouble() = Some((code, reason.to_owned()));
             }
+            None => {}
         }
-        // librdkafka has logged the same, and who suffers from it says so.
-        tracing::debug!(target: "librdkafka", class = classify::class(code), reason, "kafka reports an error");
+        if self.given_up.load(Ordering::Acquire) {
+            return;
+        }
+        // The binding calls this twice for each error.
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(class).is_some_and(|at| at.elapsed() < SAY_EVERY) {
+            return;
+        }
+        said.insert(class, Instant::now());
+        self.inbox.put_error(class);
+        tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");
     }
 }
 
@@ -197,6 +233,8 @@ impl Producer {
             dead: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            said: Mutex::default(),
             trouble: Mutex::default(),
         };
         let native: BaseProducer<Callbacks> = config
@@ -304,6 +342,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
+        self.callbacks().given_up.store(true, Ordering::Release);
         self.purge();
         self.closing.store(true, Ordering::Release);
         // The polling thread holds the last reference and drops it: that blocks for up to half a second.

@@ -5,10 +5,11 @@
 //!
 //! - The **main** producer is pipelined and gapless: at the first refused record it dies, and everything behind comes
 //!   back unsent. Nothing can pass.
-//! - The **spare** is an idle main producer that has its producer id: a cold one needs half a second to its first
+//! - A **spare** is an idle main producer that has its producer id: a cold one needs half a second to its first
 //!   confirm, a warm one a millisecond.
 //! - The **second** producer sends suspect rows, each in a protocol batch of its own.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -20,6 +21,12 @@ use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, Refusal, Repor
 use crate::message::{HeaderNames, OutboxRow, each_header};
 use crate::verdict::{Failure, Route};
 
+/// Spares of a standby: its first record after a takeover must not wait for a producer id.
+const STANDBY_SPARES: usize = 1;
+
+/// Spares of a leader: a second refused record may come before a new spare is warm.
+const LEADER_SPARES: usize = 2;
+
 /// What the relay adds to every record of a term.
 #[derive(Debug, Clone)]
 pub struct Stamp {
@@ -29,34 +36,36 @@ pub struct Stamp {
     pub epoch: String,
 }
 
-/// The producers of one process. Between terms it holds only a spare.
+/// The producers of one process. Between terms it holds only spares.
 #[derive(Debug)]
 pub struct Publisher {
     settings: KafkaSettings,
     inbox: Arc<Inbox>,
     main: Option<Producer>,
-    spare: Option<Producer>,
+    spares: VecDeque<Producer>,
     second: Option<Producer>,
     generations: u32,
     batch_size: usize,
+    compresses: bool,
     /// Scratch for numbers as text, so that a header costs no allocation.
     scratch: String,
 }
 
 impl Publisher {
-    /// Starts the spare. Does not wait for a connection.
+    /// Starts a spare. Does not wait for a connection.
     pub fn start(settings: KafkaSettings) -> Result<Publisher, KafkaError> {
         let mut publisher = Publisher {
             batch_size: settings.batch_size(),
+            compresses: settings.compresses(),
             settings,
             inbox: Arc::default(),
             main: None,
-            spare: None,
+            spares: VecDeque::new(),
             second: None,
             generations: 0,
             scratch: String::with_capacity(64),
         };
-        publisher.spare = Some(publisher.start_main()?);
+        publisher.keep_spares(STANDBY_SPARES)?;
         Ok(publisher)
     }
 
@@ -72,10 +81,10 @@ impl Publisher {
 
     /// Whether the user's properties switch compression on.
     pub fn compresses(&self) -> bool {
-        self.settings.compresses()
+        self.compresses
     }
 
-    /// A term begins: the spare becomes the main producer, and a new spare and the second producer start.
+    /// A term begins: the spare becomes the main producer, and new spares and the second producer start.
     pub fn begin_term(&mut self) -> Result<(), KafkaError> {
         self.replace_main()?;
         let generation = self.next_generation();
@@ -90,15 +99,13 @@ impl Publisher {
         self.inbox.take(&mut Vec::new());
     }
 
-    /// The spare takes the main producer's place; what that one still holds is given up. A new spare starts.
+    /// The spare takes the main producer's place; what that one still holds is given up.
     pub fn replace_main(&mut self) -> Result<(), KafkaError> {
-        let next = match self.spare.take() {
-            Some(spare) => spare,
-            None => self.start_main()?,
+        self.main = match self.spares.pop_front() {
+            Some(spare) => Some(spare),
+            None => Some(self.start_main()?),
         };
-        self.main = Some(next);
-        self.spare = Some(self.start_main()?);
-        Ok(())
+        self.keep_spares(LEADER_SPARES)
     }
 
     /// A topic in use has a lower limit than the main producer's batches: new producers stay below it.
@@ -108,7 +115,8 @@ impl Publisher {
             return Ok(false);
         }
         self.batch_size = limit;
-        self.spare = Some(self.start_main()?);
+        self.spares.clear();
+        self.keep_spares(LEADER_SPARES)?;
         Ok(true)
     }
 
@@ -185,21 +193,27 @@ impl Publisher {
         [&self.main, &self.second].into_iter().flatten().any(|p| p.generation() == report.generation)
     }
 
-    /// The spare has its producer id.
+    /// The next spare has its producer id.
     pub fn is_warm(&self) -> bool {
-        self.spare.as_ref().is_some_and(Producer::is_warm)
+        self.spares.front().is_some_and(Producer::is_warm)
     }
 
     /// Some producer is connected to a broker.
     pub fn is_connected(&self) -> bool {
-        [&self.main, &self.spare].into_iter().flatten().any(Producer::is_connected)
+        self.main.iter().chain(&self.spares).any(Producer::is_connected)
     }
 
-    /// Lets the spare learn where the topics in use are, in the background.
-    pub fn teach_spare(&self, topics: Vec<Arc<str>>) {
-        if let Some(spare) = &self.spare {
-            spare.learn(topics);
+    /// Lets the spares learn where the topics in use are, in the background.
+    pub fn teach_spares(&self, topics: &[Arc<str>]) {
+        self.spares.iter().for_each(|spare| spare.learn(topics.to_vec()));
+    }
+
+    fn keep_spares(&mut self, number: usize) -> Result<(), KafkaError> {
+        while self.spares.len() < number {
+            let spare = self.start_main()?;
+            self.spares.push_back(spare);
         }
+        Ok(())
     }
 
     fn start_main(&mut self) -> Result<Producer, KafkaError> {

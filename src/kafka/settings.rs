@@ -28,6 +28,22 @@ pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
 const ALONE_TIMEOUT_MS: &str = "10000";
 
 impl KafkaSettings {
+    /// The properties that librdkafka does not know or whose values it does not take, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let refused = |(name, value): &(String, String)| {
+            let error = ClientConfig::new().set(name, value).create_native_config().err()?;
+            // librdkafka's sentence may repeat the value, which may be a secret.
+            let reason = error.to_string();
+            let known = if reason.contains("No such configuration property") {
+                "unknown to librdkafka"
+            } else {
+                "not a value that librdkafka takes"
+            };
+            Some(format!("kafka.properties.{name}: {known}; see librdkafka's CONFIGURATION.md"))
+        };
+        self.properties.iter().filter_map(refused).collect()
+    }
+
     /// The largest batch: the user's `batch.size`, or the default.
     pub fn batch_size(&self) -> usize {
         let own = self.properties.iter().find(|(name, _)| name == "batch.size");
@@ -110,5 +126,57 @@ impl KafkaSettings {
             config.set(name, value);
         }
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::producer::BaseProducer;
+
+    use super::*;
+
+    fn settings(properties: &[(&str, &str)]) -> KafkaSettings {
+        KafkaSettings {
+            brokers: "127.0.0.1:1".to_owned(),
+            properties: properties.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            window_rows: 50_000,
+            max_row_bytes: 1024 * 1024,
+        }
+    }
+
+    #[test]
+    fn compression_tls_and_sasl_are_compiled_in() {
+        for compression in ["gzip", "snappy", "lz4", "zstd"] {
+            let config = settings(&[("compression.type", compression)]).main(1_000_000);
+            assert!(config.create::<BaseProducer>().is_ok(), "{compression}");
+        }
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let config = settings(&[
+                ("security.protocol", "sasl_ssl"),
+                ("sasl.mechanism", mechanism),
+                ("sasl.username", "relay"),
+                ("sasl.password", "secret"),
+            ])
+            .main(1_000_000);
+            assert!(config.create::<BaseProducer>().is_ok(), "{mechanism}");
+        }
+    }
+
+    #[test]
+    fn what_librdkafka_refuses_is_named_without_its_value() {
+        let problems = settings(&[("linger.ms", "5"), ("no.such", "1"), ("acks.x", "hidden")]).problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("kafka.properties.no.such: unknown"), "{problems:?}");
+        assert!(!problems.concat().contains("hidden"));
+    }
+
+    #[test]
+    fn suspect_rows_travel_alone_whatever_the_user_sets() {
+        let config = settings(&[("batch.num.messages", "5000"), ("batch.size", "700000")]);
+        assert_eq!(config.alone().get("batch.num.messages"), Some("1"));
+        assert_eq!(config.batch_size(), 700_000);
+        assert_eq!(config.main(65_536).get("batch.size"), Some("65536"));
+        assert!(!config.compresses());
+        assert!(settings(&[("compression.type", "lz4")]).compresses());
     }
 }

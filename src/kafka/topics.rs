@@ -3,13 +3,17 @@
 //! Owns the clients that ask. Answers questions; remembers nothing (the sender does).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::producer::METADATA_DEADLINE;
 use super::{KafkaError, KafkaSettings, Producer, Refusal, classify};
+
+/// How long the answer about a topic's limit may hold up its rows. Where the controller cannot be reached, librdkafka
+/// would wait for it to the end.
+const LIMIT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What the cluster says of a topic.
 #[derive(Debug)]
@@ -96,10 +100,10 @@ impl Topics {
         })
     }
 
-    /// A login may well not be allowed to read it; then the broker is the judge.
+    /// A login may well not be allowed to read it, or nobody answer; then the broker is the judge.
     async fn configuration(&self, topic: &str) -> Option<(Option<usize>, bool)> {
         let admin = self.admin()?;
-        let options = AdminOptions::new().request_timeout(Some(METADATA_DEADLINE));
+        let options = AdminOptions::new().request_timeout(Some(LIMIT_DEADLINE));
         let Ok(answer) = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await else {
             *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return None;

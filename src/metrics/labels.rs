@@ -152,6 +152,13 @@ label! {
     }
 }
 
+impl KafkaErrorClass {
+    /// The class with this name; what is not known is something else.
+    pub fn named(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|class| class.as_str() == name).unwrap_or(Self::Other)
+    }
+}
+
 label! {
     /// What was asked of Postgres.
     Operation {

@@ -12,15 +12,17 @@ use anyhow::bail;
 use super::print;
 use crate::cli::{MigrateOptions, Pending};
 use crate::config::Config;
-use crate::store::migrate::{self, Losses, MigrationStatus};
+use crate::store::migrate::{self, Losses};
+use crate::store::migration::{self, MigrationStatus};
 use crate::store::rebase::{self, RebaseReport};
 
 /// Does what the options say. Changes nothing with `--dry-run` or `--status`.
 pub async fn run(config: Config, options: MigrateOptions) -> anyhow::Result<ExitCode> {
     let hosts = config.postgres.host_urls();
-    let mut connection = migrate::connect(hosts.iter().map(|host| host.expose())).await?;
+    let mut connection =
+        migrate::connect(&hosts.iter().map(|host| host.expose()).collect::<Vec<_>>()).await?;
     if options.status {
-        print::data(&list(&migrate::status(&mut connection).await?))?;
+        print::data(&list(&migration::status(&mut connection).await?))?;
     } else if options.down {
         let lost = migrate::losses(&mut connection).await?;
         say(&format!("schema outbox would be dropped, and with it {}", losses(lost)))?;

@@ -34,9 +34,7 @@ pub(super) async fn read(
     let mut reader = Reader::default();
     let mut session = None;
     let mut position = resume.position;
-    // Bounds the late rows of the first page only: after a long stop they would be looked for in the whole backlog.
-    // It is exact because ids are drawn one by one (the leader refuses a sequence with a cache).
-    let mut as_of = Some(resume.as_of);
+    let mut as_of = resume.as_of;
     let mut short = false;
     let mut pause = term.config.poll_min;
     let mut trouble = RECONNECT.0;
@@ -45,7 +43,7 @@ pub(super) async fn read(
         let Some(room) = room(&term, &pages, &mut deferred).await else { return Ok(()) };
         let polled = async {
             let session = connected(&term, &mut session).await?;
-            let page = reader.poll(session, &position, &limits, term.token, short, as_of.as_deref()).await?;
+            let page = reader.poll(session, &position, &limits, term.token, short, &as_of).await?;
             if !page.rows.is_empty() {
                 poll::flush_barrier(session, page.unflushed).await?;
             }
@@ -63,10 +61,10 @@ pub(super) async fn read(
         };
         term.metrics.database_seconds(Operation::Poll, started.elapsed().as_secs_f64());
         trouble = RECONNECT.0;
-        as_of = None;
         short = !page.more;
         let (more, late) = (page.more, position.late.is_some());
         position = page.next.clone();
+        as_of.clone_from(&page.as_of);
         term.metrics.set_backlog(BacklogState::Ready, (page.last_id - position.high).max(0) as u64);
         if page.rows.is_empty() {
             drop(room);

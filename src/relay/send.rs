@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-use self::reports::Returned;
+use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
 use super::remarks::Remarks;
 use super::topics::{Answer, KnownTopics, Standing, facts};
@@ -27,7 +27,7 @@ use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Report, Topics};
 use crate::message::{Fitness, judge};
-use crate::metrics::Dependency;
+use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
 use crate::partition;
 use crate::store::poll::Page;
@@ -56,6 +56,7 @@ pub(super) struct Sender<'a> {
     outstanding: usize,
     /// Since when the main producer has been dead.
     dead_since: Option<Instant>,
+    pace: Pace,
     /// The main producer has to give way to one with smaller batches, once its last report is in.
     swap_wanted: bool,
     due: Option<DueBatch>,
@@ -105,6 +106,7 @@ impl<'a> Sender<'a> {
             returned: Vec::new(),
             outstanding: 0,
             dead_since: None,
+            pace: Pace::default(),
             swap_wanted: false,
             due: None,
             main_waits: false,
@@ -166,7 +168,7 @@ impl<'a> Sender<'a> {
                 _ = minute.tick() => {
                     self.topics.ask_again();
                     self.topics.close_silent_gates(Instant::now());
-                    self.publisher.teach_spare(self.topics.ready());
+                    self.publisher.teach_spares(&self.topics.ready());
                 }
             }
         }
@@ -345,7 +347,7 @@ impl<'a> Sender<'a> {
                 }
             }
             Answer::Sick { topic, refusal, news } => {
-                self.term.metrics.kafka_error(put_off::class_of(&refusal));
+                self.term.metrics.kafka_error(KafkaErrorClass::named(refusal.class));
                 if news {
                     put_off::say_sick(&topic, &refusal);
                 }
@@ -362,6 +364,9 @@ impl<'a> Sender<'a> {
         metrics.in_flight_bytes.set(self.bytes as f64);
         metrics.blocked_keys.set(self.keys.len() as f64);
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
+        for class in self.publisher.inbox().take_errors() {
+            metrics.kafka_error(KafkaErrorClass::named(class));
+        }
         (self.main_waits, self.due_waits) = (false, false);
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);

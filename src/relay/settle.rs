@@ -14,6 +14,7 @@ use crate::metrics::Operation;
 use crate::position::Position;
 use crate::store::settle::{Outcome, Settlement};
 use crate::store::{Session, StoreError};
+use crate::telemetry::chain;
 
 /// A decided batch waits for company at most this long: one settlement per message would be a trickle's whole cost.
 const COMPANY: Duration = Duration::from_millis(50);
@@ -136,7 +137,6 @@ async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settleme
         *session = None;
         term.metrics.database_error(Operation::Settle);
         if matches!(error, StoreError::LeaseLost) {
-            term.metrics.fencing_rejections.inc();
             tracing::warn!(
                 epoch = term.epoch,
                 "deposed leader settled nothing, another relay holds the lease"
@@ -159,13 +159,11 @@ pub(super) async fn refuse_or_wait(
     if !term.trust.holds() {
         return Err(TermEnd::TrustRanOut);
     }
-    let reason = anyhow::Error::new(error);
-    match reason.downcast_ref() {
+    let reason = chain(&error);
+    match error {
         // The server's own refusal of a statement: it will not go away by itself.
-        Some(StoreError::Failed { .. }) => {
-            tracing::error!(doing, error = format!("{reason:#}"), "postgres refused, trying again");
-        }
-        _ => tracing::warn!(doing, error = format!("{reason:#}"), "postgres failed, trying again"),
+        StoreError::Failed { .. } => tracing::error!(doing, error = reason, "postgres refused, trying again"),
+        _ => tracing::warn!(doing, error = reason, "postgres failed, trying again"),
     }
     tokio::time::sleep(*pause).await;
     *pause = (*pause * 2).min(Duration::from_secs(2));

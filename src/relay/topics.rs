@@ -81,7 +81,10 @@ pub(super) enum Alone {
 pub(super) struct KnownTopics {
     client: Topics,
     metrics: Arc<Metrics>,
-    known: HashMap<Arc<str>, Topic>,
+    known: Vec<(Arc<str>, Topic)>,
+    places: HashMap<Arc<str>, usize>,
+    /// Where the last topic was found: neighbouring rows share theirs, and its name's allocation.
+    last: usize,
     asks: JoinSet<(Arc<str>, Result<TopicState, KafkaError>)>,
 }
 
@@ -94,26 +97,42 @@ pub(super) enum Answer {
 
 impl KnownTopics {
     pub fn new(client: Topics, metrics: Arc<Metrics>) -> KnownTopics {
-        KnownTopics { client, metrics, known: HashMap::new(), asks: JoinSet::new() }
+        KnownTopics {
+            client,
+            metrics,
+            known: Vec::new(),
+            places: HashMap::new(),
+            last: 0,
+            asks: JoinSet::new(),
+        }
     }
 
     /// The topic; its series exist from now on.
     pub fn get(&mut self, name: &Arc<str>) -> &mut Topic {
-        // Looking up twice is cheaper than cloning the name for `entry` once per row.
-        if !self.known.contains_key(name) {
-            let metrics = self.metrics.topic(name);
-            let topic = Topic {
-                standing: Standing::Unknown,
-                delivery: metrics.local_delivery_seconds(),
-                metrics,
-                answered_at: None,
-                asking: false,
-                narrow: false,
-                gates: Gates::default(),
+        if self.known.get(self.last).is_none_or(|(last, _)| !Arc::ptr_eq(last, name)) {
+            self.last = match self.places.get(name) {
+                Some(&place) => place,
+                None => self.meet(name),
             };
-            self.known.insert(Arc::clone(name), topic);
         }
-        self.known.get_mut(name).expect("it was inserted above")
+        &mut self.known[self.last].1
+    }
+
+    /// Makes room for a topic that was not seen before.
+    fn meet(&mut self, name: &Arc<str>) -> usize {
+        let metrics = self.metrics.topic(name);
+        let topic = Topic {
+            standing: Standing::Unknown,
+            delivery: metrics.local_delivery_seconds(),
+            metrics,
+            answered_at: None,
+            asking: false,
+            narrow: false,
+            gates: Gates::default(),
+        };
+        self.known.push((Arc::clone(name), topic));
+        self.places.insert(Arc::clone(name), self.known.len() - 1);
+        self.known.len() - 1
     }
 
     /// Whether a due row may go alone. A row that shares its protocol batch with nobody is refused for its own size
@@ -257,12 +276,12 @@ impl KnownTopics {
 
     /// Another main producer: no broker knows it.
     pub fn close_gates(&mut self) {
-        self.known.values_mut().for_each(|topic| topic.gates.close());
+        self.known.iter_mut().for_each(|(_, topic)| topic.gates.close());
     }
 
     /// Closes the gates of partitions in which brokers may have forgotten the main producer.
     pub fn close_silent_gates(&mut self, now: Instant) {
-        self.known.values_mut().for_each(|topic| topic.gates.close_silent(now));
+        self.known.iter_mut().for_each(|(_, topic)| topic.gates.close_silent(now));
     }
 
     /// Topics that are ready, for a spare producer to learn.

@@ -80,7 +80,9 @@ pub struct PrivateKafka {
 
 impl PrivateKafka {
     /// Formats a data directory and starts a broker on free ports; returns when it takes requests.
-    pub fn start(options: KafkaOptions) -> Result<Self, ServerError> {
+    pub fn start(mut options: KafkaOptions) -> Result<Self, ServerError> {
+        // The broker works in a directory of its own.
+        options.jars = std::path::absolute(&options.jars).map_err(ServerError::system("find the jars"))?;
         if !has_broker(&options.jars) {
             return Err(ServerError::Missing {
                 part: format!("Apache Kafka's jars in {}", options.jars.display()),

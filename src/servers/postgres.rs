@@ -216,7 +216,9 @@ fn binaries() -> Result<PathBuf, ServerError> {
 fn accepts_connections(data: &Path, pid: u32) -> bool {
     let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let mut lines = file.lines();
-    lines.next() == Some(&pid.to_string()) && lines.nth(6).is_some_and(|state| state.trim() == "ready")
+    let state = lines.next().filter(|first| *first == pid.to_string()).and_then(|_| lines.nth(6));
+    // A replica says "standby" once it can be read.
+    state.is_some_and(|state| matches!(state.trim(), "ready" | "standby"))
 }
 
 fn port_taken(error: &ServerError) -> bool {

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::StoreError;
-use super::migrate::{SchemaFitness, schema_fitness};
+use super::migration::{SchemaFitness, schema_fitness};
 
 /// How long one host may take to accept a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -18,6 +18,24 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a statement may take before the connection is given up. sqlx offers no TCP keepalive, and a server that
 /// vanished without a word would block a read for ever.
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Settings of every connection of the relay. The plans depend on them, so nothing else may prepare its statements.
+pub const SETTINGS: [(&str, &str); 11] = [
+    // A generic plan is planned once and never again; sequential scans would creep into a plan that was
+    // made while a ring slot was empty; JIT compiled the poll at every execution (550 ms for 0.14 ms).
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("jit", "off"),
+    ("max_parallel_workers_per_gather", "0"),
+    ("default_transaction_isolation", "read\\ committed"),
+    // Where a commit may be lost (marks), the settlement itself switches this off.
+    ("synchronous_commit", "on"),
+    ("statement_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
 
 /// The hosts of `postgres.url`; the writable one wins.
 #[derive(Debug, Clone)]
@@ -43,25 +61,7 @@ impl Server {
     pub async fn connect(&self, purpose: &'static str) -> Result<Session, StoreError> {
         let mut last = StoreError::Unusable("postgres.url names no host".to_owned());
         for host in &self.hosts {
-            let options = host
-                .clone()
-                .application_name(&format!("outbox-relay/{purpose}"))
-                // A generic plan is planned once and never again; sequential scans would creep into a plan that was
-                // made while a ring slot was empty; JIT compiled the poll at every execution (550 ms for 0.14 ms).
-                .options([
-                    ("plan_cache_mode", "force_generic_plan"),
-                    ("enable_seqscan", "off"),
-                    ("jit", "off"),
-                    ("max_parallel_workers_per_gather", "0"),
-                    ("default_transaction_isolation", "read\\ committed"),
-                    // Where a commit may be lost (marks), the settlement itself switches this off.
-                    ("synchronous_commit", "on"),
-                    ("statement_timeout", "30s"),
-                    ("idle_in_transaction_session_timeout", "30s"),
-                    ("tcp_keepalives_idle", "10"),
-                    ("tcp_keepalives_interval", "5"),
-                    ("tcp_keepalives_count", "3"),
-                ]);
+            let options = host.clone().application_name(&format!("outbox-relay/{purpose}")).options(SETTINGS);
             match open(&options).await {
                 Ok(session) => return Ok(session),
                 Err(error) => last = error,

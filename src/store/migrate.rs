@@ -1,48 +1,20 @@
-//! The schema and its versions: what is applied, what is not, and how it gets there.
+//! Brings the schema up to date, or takes it down. The list of migrations is in [`super::migration`].
 //!
-//! Owns the list of migrations (their text is in `migrations/`) and the table `outbox.migration`. All pending ones run in
-//! one transaction under one lock, so that two that start at once do the work once, and a failure leaves nothing behind.
-//! Roles and rights (`migrations/roles.sql`) run every time. Prints nothing: it returns what a command shows.
+//! All pending ones run in one transaction under one lock, so that two that start at once do the work once, and a failure
+//! leaves nothing behind. Roles and rights (`migrations/roles.sql`) run every time. Prints nothing: it returns what a
+//! command shows.
 
 use std::fmt::Write;
 
 use sqlx::postgres::PgConnectOptions;
 /// What the functions here work on; a caller outside of `store` has no other name for it.
 pub use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 
-/// One step of the schema. Its text is never changed once it was released: it is known by its checksum.
-#[derive(Debug)]
-pub struct Migration {
-    /// Its number; they are applied in this order.
-    pub version: i32,
-    /// What it makes.
-    pub name: &'static str,
-    /// Its statements.
-    pub sql: &'static str,
-}
-
-/// All migrations of this binary, ascending and without a gap.
-pub static MIGRATIONS: &[Migration] = &[
-    Migration { version: 1, name: "message", sql: include_str!("../../migrations/0001_message.sql") },
-    Migration { version: 2, name: "ledger", sql: include_str!("../../migrations/0002_ledger.sql") },
-    Migration { version: 3, name: "deferred", sql: include_str!("../../migrations/0003_deferred.sql") },
-    Migration { version: 4, name: "views", sql: include_str!("../../migrations/0004_views.sql") },
-];
-
-/// Roles and rights, run after the migrations, every time.
-const ROLES: &str = include_str!("../../migrations/roles.sql");
+use super::migration::{MIGRATIONS, Migration, ROLES, applied, checksum, newer_binary_was_here};
 
 /// `int8multirange` came with this one.
 const OLDEST_SERVER: i32 = 140_000;
-
-impl Migration {
-    /// The oldest binary that may run once this migration is applied: a line in the migration's head says so.
-    pub fn oldest_binary(&self) -> &'static str {
-        let line = self.sql.lines().find_map(|line| line.strip_prefix("-- oldest binary: "));
-        line.expect("a test reads this line of every migration").trim()
-    }
-}
 
 /// Why the schema was not changed or could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -136,23 +108,6 @@ pub struct MigrateReport {
     pub administrator_sql: Option<String>,
 }
 
-/// Where one migration stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MigrationStatus {
-    /// Its number.
-    pub version: i32,
-    /// Its name.
-    pub name: String,
-    /// The oldest binary that may run once it is applied.
-    pub oldest_binary: String,
-    /// When it was applied; `None` if it was not.
-    pub applied_at: Option<String>,
-    /// This binary carries it. If not, a newer binary has applied it.
-    pub known: bool,
-    /// It was applied with another text than this binary carries.
-    pub edited: bool,
-}
-
 /// What is lost with the schema, besides the history of what was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Losses {
@@ -164,38 +119,9 @@ pub struct Losses {
     pub dead_letters: i64,
 }
 
-/// Whether this binary may relay with the schema that it finds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SchemaFitness {
-    /// No schema yet.
-    Missing,
-    /// `outbox-relay migrate` of this binary has not run.
-    TooOld {
-        /// The newest applied migration.
-        has: i32,
-        /// The newest migration of this binary.
-        needs: i32,
-    },
-    /// A newer binary has migrated, past what this one understands.
-    TooNew {
-        /// The oldest version that may run.
-        oldest_binary: String,
-    },
-    /// It may.
-    Fits,
-}
-
-struct Applied {
-    version: i32,
-    name: String,
-    checksum: String,
-    oldest_binary: String,
-    applied_at: String,
-}
-
 /// Connects for migrating, to the writable one of the hosts (one URL each). No statement timeout is set: a migration
 /// takes as long as its locks and its table need.
-pub async fn connect<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<PgConnection, MigrateError> {
+pub async fn connect(urls: &[&str]) -> Result<PgConnection, MigrateError> {
     let mut last = MigrateError::Replica;
     for url in urls {
         let options: PgConnectOptions = url.parse().map_err(MigrateError::Url)?;
@@ -212,40 +138,6 @@ pub async fn connect<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<PgCo
         }
     }
     Err(last)
-}
-
-/// Every migration that is applied or could be, in order.
-pub async fn status(connection: &mut PgConnection) -> Result<Vec<MigrationStatus>, MigrateError> {
-    let applied = applied(connection).await?;
-    let mut list = Vec::new();
-    for row in &applied {
-        let known = MIGRATIONS.iter().find(|migration| migration.version == row.version);
-        let edited = match known {
-            Some(migration) => checksum(connection, migration).await? != row.checksum,
-            None => false,
-        };
-        list.push(MigrationStatus {
-            version: row.version,
-            name: row.name.clone(),
-            oldest_binary: row.oldest_binary.clone(),
-            applied_at: Some(row.applied_at.clone()),
-            known: known.is_some(),
-            edited,
-        });
-    }
-    for migration in MIGRATIONS.iter().filter(|known| !applied.iter().any(|row| row.version == known.version))
-    {
-        list.push(MigrationStatus {
-            version: migration.version,
-            name: migration.name.to_owned(),
-            oldest_binary: migration.oldest_binary().to_owned(),
-            applied_at: None,
-            known: true,
-            edited: false,
-        });
-    }
-    list.sort_by_key(|migration| migration.version);
-    Ok(list)
 }
 
 /// What [`migrate`] would do. Changes nothing.
@@ -274,31 +166,35 @@ pub async fn plan(connection: &mut PgConnection) -> Result<Plan, MigrateError> {
 /// Applies what is pending, then roles and rights, in one transaction.
 pub async fn migrate(connection: &mut PgConnection) -> Result<MigrateReport, MigrateError> {
     let mut transaction = begin(connection).await?;
-    let pending = pending(&mut transaction).await?;
+    let outcome = apply(&mut transaction).await;
+    finish(transaction, outcome, true).await
+}
+
+async fn apply(connection: &mut PgConnection) -> Result<MigrateReport, MigrateError> {
+    let pending = pending(connection).await?;
     let refused = |name: String| move |source| MigrateError::Refused { name, source };
-    sqlx::raw_sql(include_str!("sql/migration_table.sql"))
-        .execute(&mut *transaction)
+    connection
+        .execute(sqlx::raw_sql(include_str!("sql/migration_table.sql")))
         .await
         .map_err(refused("bookkeeping".to_owned()))?;
     for migration in &pending {
         let name = format!("{} ({})", migration.version, migration.name);
-        sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(refused(name))?;
-        let checksum = checksum(&mut transaction, migration).await?;
+        connection.execute(sqlx::raw_sql(migration.sql)).await.map_err(refused(name))?;
+        let checksum = checksum(connection, migration).await?;
         sqlx::query(include_str!("sql/migration_record.sql"))
             .bind(migration.version)
             .bind(migration.name)
             .bind(checksum)
             .bind(migration.oldest_binary())
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await
             .map_err(failed("record migration"))?;
     }
     // An older binary does not know the objects of a newer one and must not touch their rights.
-    if !newer_binary_was_here(&mut transaction).await? {
-        sqlx::raw_sql(ROLES).execute(&mut *transaction).await.map_err(refused("roles".to_owned()))?;
+    if !newer_binary_was_here(connection).await? {
+        connection.execute(sqlx::raw_sql(ROLES)).await.map_err(refused("roles".to_owned()))?;
     }
-    let administrator_sql = administrator_sql(&mut transaction).await?;
-    transaction.commit().await.map_err(failed("commit migrations"))?;
+    let administrator_sql = administrator_sql(connection).await?;
     Ok(MigrateReport { applied: pending, administrator_sql })
 }
 
@@ -309,55 +205,30 @@ pub async fn losses(connection: &mut PgConnection) -> Result<Losses, MigrateErro
     if newest.version < 3 {
         return Ok(Losses { unread: 0, deferred: 0, dead_letters: 0 });
     }
-    let mut read = async || {
-        let row = sqlx::query(include_str!("sql/losses.sql")).fetch_one(&mut *connection).await?;
-        Ok(Losses {
-            unread: row.try_get("unread")?,
-            deferred: row.try_get("deferred")?,
-            dead_letters: row.try_get("dead_letters")?,
-        })
-    };
-    read().await.map_err(failed("count unpublished rows"))
+    read_losses(connection).await.map_err(failed("count unpublished rows"))
+}
+
+async fn read_losses(connection: &mut PgConnection) -> Result<Losses, sqlx::Error> {
+    let row = sqlx::query(include_str!("sql/losses.sql")).fetch_one(connection).await?;
+    Ok(Losses {
+        unread: row.try_get("unread")?,
+        deferred: row.try_get("deferred")?,
+        dead_letters: row.try_get("dead_letters")?,
+    })
 }
 
 /// Drops the schema with everything in it and returns what was lost. The roles stay.
 pub async fn down(connection: &mut PgConnection) -> Result<Losses, MigrateError> {
     let mut transaction = begin(connection).await?;
-    let losses = losses(&mut transaction).await?;
-    sqlx::query(include_str!("sql/drop_schema.sql"))
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed("drop schema outbox"))?;
-    transaction.commit().await.map_err(failed("drop schema outbox"))?;
+    let outcome = drop_schema(&mut transaction).await;
+    finish(transaction, outcome, true).await
+}
+
+async fn drop_schema(connection: &mut PgConnection) -> Result<Losses, MigrateError> {
+    let losses = losses(connection).await?;
+    let dropped = sqlx::query(include_str!("sql/drop_schema.sql")).execute(connection).await;
+    dropped.map_err(failed("drop schema outbox"))?;
     Ok(losses)
-}
-
-/// Whether this binary may relay with the schema that it finds.
-pub async fn schema_fitness(connection: &mut PgConnection) -> Result<SchemaFitness, sqlx::Error> {
-    let state = sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(&mut *connection).await?;
-    if !state.try_get::<bool, _>("bookkeeping")? {
-        return Ok(SchemaFitness::Missing);
-    }
-    Ok(judge(&read_applied(connection).await?, env!("CARGO_PKG_VERSION")))
-}
-
-fn judge(applied: &[Applied], binary: &str) -> SchemaFitness {
-    let needs = MIGRATIONS.last().expect("there are migrations").version;
-    let demanded = applied.iter().map(|row| row.oldest_binary.as_str()).max_by_key(|oldest| release(oldest));
-    match (applied.last(), demanded) {
-        (Some(_), Some(oldest)) if release(oldest) > release(binary) => {
-            SchemaFitness::TooNew { oldest_binary: oldest.to_owned() }
-        }
-        (Some(newest), _) if newest.version >= needs => SchemaFitness::Fits,
-        (Some(newest), _) => SchemaFitness::TooOld { has: newest.version, needs },
-        (None, _) => SchemaFitness::Missing,
-    }
-}
-
-/// A version to compare by. Pre-release and build marks do not count.
-fn release(version: &str) -> Vec<u64> {
-    let numbers = version.split(['-', '+']).next().unwrap_or_default();
-    numbers.split('.').map(|number| number.parse().unwrap_or(0)).collect()
 }
 
 /// Begins a transaction that holds the lock of all that change the schema.
@@ -367,8 +238,10 @@ pub(super) async fn begin(
     let mut transaction =
         connection.begin_with("begin isolation level read committed").await.map_err(failed("begin"))?;
     // Notices ("schema exists, skipping") are no news; a name must not resolve to an object of the application.
-    sqlx::raw_sql("set local client_min_messages = warning; set local search_path = pg_catalog, pg_temp")
-        .execute(&mut *transaction)
+    transaction
+        .execute(sqlx::raw_sql(
+            "set local client_min_messages = warning; set local search_path = pg_catalog, pg_temp",
+        ))
         .await
         .map_err(failed("begin"))?;
     sqlx::query(include_str!("sql/migration_lock.sql"))
@@ -378,14 +251,29 @@ pub(super) async fn begin(
     Ok(transaction)
 }
 
+/// Ends a transaction: commits what went well if `keep` says so. A dropped transaction would keep its locks until the
+/// connection is used or closed, as sqlx rolls back with the next statement only.
+pub(super) async fn finish<T, E: From<MigrateError>>(
+    transaction: sqlx::Transaction<'_, sqlx::Postgres>,
+    outcome: Result<T, E>,
+    keep: bool,
+) -> Result<T, E> {
+    if outcome.is_ok() && keep {
+        transaction.commit().await.map_err(failed("commit"))?;
+    } else {
+        let ended = transaction.rollback().await.map_err(failed("roll back"));
+        // The first error is the one to tell.
+        if outcome.is_ok() {
+            ended?;
+        }
+    }
+    outcome
+}
+
 /// The migrations to apply, after a look at whether they may be.
 async fn pending(connection: &mut PgConnection) -> Result<Vec<&'static Migration>, MigrateError> {
-    let state = sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(&mut *connection).await;
-    let state = state.map_err(failed("read server state"))?;
-    let get = failed("read server state");
-    let (version, encoding, foreign): (i32, String, bool) =
-        (|| Ok((state.try_get("version")?, state.try_get("encoding")?, state.try_get("foreign_schema")?)))()
-            .map_err(get)?;
+    let state = read_server(connection).await.map_err(failed("read server state"))?;
+    let (version, encoding, foreign) = state;
     if version < OLDEST_SERVER {
         return Err(MigrateError::ServerTooOld(version / 10_000));
     }
@@ -410,49 +298,15 @@ async fn pending(connection: &mut PgConnection) -> Result<Vec<&'static Migration
     Ok(pending)
 }
 
-async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateError> {
-    let mut read = async || {
-        let state = sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(&mut *connection).await?;
-        if state.try_get("bookkeeping")? { read_applied(connection).await } else { Ok(Vec::new()) }
-    };
-    read().await.map_err(failed("read applied migrations"))
-}
-
-async fn read_applied(connection: &mut PgConnection) -> Result<Vec<Applied>, sqlx::Error> {
-    let rows = sqlx::query(include_str!("sql/migrations_applied.sql")).fetch_all(connection).await?;
-    let applied = rows.iter().map(|row| {
-        Ok(Applied {
-            version: row.try_get("version")?,
-            name: row.try_get("name")?,
-            checksum: row.try_get("checksum")?,
-            oldest_binary: row.try_get("oldest_binary")?,
-            applied_at: row.try_get("applied_at")?,
-        })
-    });
-    applied.collect()
-}
-
-async fn newer_binary_was_here(connection: &mut PgConnection) -> Result<bool, MigrateError> {
-    let newest = MIGRATIONS.last().map_or(0, |migration| migration.version);
-    Ok(applied(connection).await?.last().is_some_and(|row| row.version > newest))
-}
-
-async fn checksum(connection: &mut PgConnection, migration: &Migration) -> Result<String, MigrateError> {
-    sqlx::query_scalar(include_str!("sql/migration_checksum.sql"))
-        .bind(migration.sql)
-        .fetch_one(connection)
-        .await
-        .map_err(failed("compute checksum"))
+/// Version and encoding of the server, and whether the schema's name is taken by something else.
+async fn read_server(connection: &mut PgConnection) -> Result<(i32, String, bool), sqlx::Error> {
+    let state = super::migration::read_state(connection).await?;
+    Ok((state.try_get("version")?, state.try_get("encoding")?, state.try_get("foreign_schema")?))
 }
 
 /// The statements that are missing because the caller may not run them, if any.
 async fn administrator_sql(connection: &mut PgConnection) -> Result<Option<String>, MigrateError> {
-    let mut read = async || {
-        let state = sqlx::query(include_str!("sql/roles_state.sql")).fetch_one(&mut *connection).await?;
-        let missing: Vec<String> = state.try_get("missing")?;
-        Ok((state.try_get::<String, _>("migrator")?, missing, state.try_get::<bool, _>("owned")?))
-    };
-    let (migrator, missing, owned) = read().await.map_err(failed("read roles"))?;
+    let (migrator, missing, owned) = read_roles(connection).await.map_err(failed("read roles"))?;
     let mut sql = String::new();
     for role in missing {
         let _ = writeln!(sql, "create role {role} nologin;");
@@ -463,49 +317,8 @@ async fn administrator_sql(connection: &mut PgConnection) -> Result<Option<Strin
     Ok((!sql.is_empty()).then_some(sql))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn migrations_are_numbered_and_say_who_may_run_on_them() {
-        for (place, migration) in MIGRATIONS.iter().enumerate() {
-            assert_eq!(migration.version, i32::try_from(place).unwrap() + 1);
-            assert_eq!(release(migration.oldest_binary()).len(), 3, "{}", migration.name);
-            assert!(release(migration.oldest_binary()) <= release(env!("CARGO_PKG_VERSION")));
-            assert!(
-                migration.sql.is_ascii(),
-                "{}: the checksum must not depend on encodings",
-                migration.name
-            );
-            assert!(!migration.sql.contains('\r'), "{}: nor on line ends", migration.name);
-        }
-    }
-
-    #[track_caller]
-    fn check(applied: &[(i32, &str)], binary: &str, expected: SchemaFitness) {
-        let applied: Vec<Applied> = applied
-            .iter()
-            .map(|&(version, oldest)| Applied {
-                version,
-                name: String::new(),
-                checksum: String::new(),
-                oldest_binary: oldest.to_owned(),
-                applied_at: String::new(),
-            })
-            .collect();
-        assert_eq!(judge(&applied, binary), expected);
-    }
-
-    #[test]
-    fn a_schema_fits_until_it_demands_a_newer_binary() {
-        let needs = MIGRATIONS.last().unwrap().version;
-        check(&[], "0.1.0", SchemaFitness::Missing);
-        check(&[(1, "0.1.0")], "0.1.0", SchemaFitness::TooOld { has: 1, needs });
-        check(&[(needs, "0.1.0")], "0.1.0", SchemaFitness::Fits);
-        check(&[(needs, "0.1.0")], "0.2.0-rc.1", SchemaFitness::Fits);
-        check(&[(needs, "0.1.0"), (needs + 1, "0.1.0")], "0.1.0", SchemaFitness::Fits);
-        let too_new = SchemaFitness::TooNew { oldest_binary: "0.10.0".to_owned() };
-        check(&[(needs, "0.9.0"), (needs + 1, "0.10.0"), (needs + 2, "0.2.0")], "0.9.1", too_new);
-    }
+/// Who migrates, which roles are missing, and whether the schema belongs to outbox_owner.
+async fn read_roles(connection: &mut PgConnection) -> Result<(String, Vec<String>, bool), sqlx::Error> {
+    let state = sqlx::query(include_str!("sql/roles_state.sql")).fetch_one(connection).await?;
+    Ok((state.try_get("migrator")?, state.try_get("missing")?, state.try_get("owned")?))
 }

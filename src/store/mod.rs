@@ -6,8 +6,10 @@
 pub mod backlog;
 pub mod connect;
 pub mod deferred;
+pub mod demo;
 pub mod lease;
 pub mod migrate;
+pub mod migration;
 pub mod poll;
 pub mod publish;
 pub mod rebase;

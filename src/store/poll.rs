@@ -11,9 +11,6 @@ use super::{Session, StoreError};
 use crate::message::OutboxRow;
 use crate::position::{Position, Seen};
 
-/// Above every transaction: no bound.
-const NO_BOUND: &str = "18446744073709551615";
-
 /// Bounds of one page.
 #[derive(Debug, Clone, Copy)]
 pub struct PageLimits {
@@ -39,6 +36,8 @@ pub struct Page {
     pub rows: Vec<OutboxRow>,
     /// The position once all of them have been dealt with.
     pub next: Position,
+    /// Every row with `id <= next.high` has a txid below this one.
+    pub as_of: String,
     /// The page was cut short: there is more to read at once.
     pub more: bool,
     /// Database clock, microseconds since 1970.
@@ -61,14 +60,17 @@ struct Facts {
     written: i64,
     flushed: i64,
     database_us: i64,
+    next_txid: String,
 }
 
 impl Reader {
     /// Reads the next page after `position`.
     ///
     /// `short` says that the last page was not cut, so that nothing can be left to find while the snapshot stands
-    /// still. `as_of` bounds the late rows of the first page after a start (see `outbox.ledger.as_of`).
-    /// Fails with [`StoreError::Forgotten`] when `token` is not the server's incarnation.
+    /// still. `as_of` comes with the position, from the last page or the ledger, and bounds the search for late rows:
+    /// without it the first page after a stall looks at the txid of every row that was written meanwhile.
+    /// Fails when `token` is not the server's incarnation: with [`StoreError::LeaseLost`] when another relay
+    /// has taken over, with [`StoreError::Forgotten`] when the server has lost it.
     pub async fn poll(
         &mut self,
         session: &mut Session,
@@ -76,11 +78,11 @@ impl Reader {
         limits: &PageLimits,
         token: Uuid,
         short: bool,
-        as_of: Option<&str>,
+        as_of: &str,
     ) -> Result<Page, StoreError> {
         match &position.late {
             None => self.poll_now(session, position, limits, token, short, as_of).await,
-            Some(_) => self.poll_late(session, position, limits, token).await,
+            Some(_) => self.poll_late(session, position, limits, token, as_of).await,
         }
     }
 
@@ -91,7 +93,7 @@ impl Reader {
         limits: &PageLimits,
         token: Uuid,
         short: bool,
-        as_of: Option<&str>,
+        as_of: &str,
     ) -> Result<Page, StoreError> {
         let query = sqlx::query(include_str!("sql/poll.sql"))
             .bind(&position.snapshot)
@@ -101,7 +103,7 @@ impl Reader {
             .bind(limits.max_row_bytes)
             .bind(token)
             .bind(short)
-            .bind(as_of.unwrap_or(NO_BOUND));
+            .bind(as_of);
         let answer = self.collect(session, query).await?;
         let facts = answer.facts?;
         let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
@@ -112,8 +114,12 @@ impl Reader {
             late_full,
             last_fresh: answer.last_fresh,
         };
+        let next = position.after_poll(&seen);
+        // A row draws its txid before its id: whatever has an id up to `high` had its txid when `high` was seen.
+        let as_of = if next.high > position.high { facts.next_txid } else { as_of.to_owned() };
         Ok(Page {
-            next: position.after_poll(&seen),
+            next,
+            as_of,
             more: late_full || fresh_full,
             database_us: facts.database_us,
             last_id: facts.last_id,
@@ -129,6 +135,7 @@ impl Reader {
         position: &Position,
         limits: &PageLimits,
         token: Uuid,
+        as_of: &str,
     ) -> Result<Page, StoreError> {
         let late = position.late.as_ref().expect("only called while late rows are paged");
         let query = sqlx::query(include_str!("sql/poll_late.sql"))
@@ -145,6 +152,7 @@ impl Reader {
         let facts = answer.facts?;
         Ok(Page {
             next: position.after_late_page(facts.last_id),
+            as_of: as_of.to_owned(),
             more: true,
             database_us: facts.database_us,
             last_id: position.high,
@@ -214,15 +222,24 @@ impl Default for Answer {
     }
 }
 
-/// `snapshot remembered last_id written flushed clock`, as `concat_ws` wrote them.
+/// `snapshot incarnation last_id written flushed clock next_txid cache`, as `concat_ws` wrote them.
 fn facts(text: &str) -> Result<Facts, StoreError> {
     let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
     let fields: Vec<&str> = text.split(' ').collect();
-    let [snapshot, remembered, last_id, written, flushed, clock] = fields[..] else {
+    let [snapshot, incarnation, last_id, written, flushed, clock, next_txid, cache] = fields[..] else {
         return Err(unreadable());
     };
-    if remembered != "t" {
-        return Err(StoreError::Forgotten);
+    match incarnation {
+        "ours" => {}
+        // Only a takeover writes a token, so it was not the server that forgot ours.
+        "other" => return Err(StoreError::LeaseLost),
+        _ => return Err(StoreError::Forgotten),
+    }
+    // With a cache, ids are drawn ahead of their transactions: order is lost, and `as_of` would hide rows.
+    if cache != "1" {
+        return Err(StoreError::Unusable(format!(
+            "outbox.message_id_seq has a cache of {cache}, which breaks the order of ids; run: alter sequence outbox.message_id_seq cache 1"
+        )));
     }
     let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
     Ok(Facts {
@@ -231,6 +248,7 @@ fn facts(text: &str) -> Result<Facts, StoreError> {
         written: number(written)?,
         flushed: number(flushed)?,
         database_us: number(clock)?,
+        next_txid: next_txid.to_owned(),
     })
 }
 

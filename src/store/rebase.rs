@@ -8,6 +8,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::migrate::{self, MigrateError, failed};
+use super::migration::{SchemaFitness, schema_fitness};
 
 /// What becomes of rows that were not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,24 +64,32 @@ pub async fn rebase(
     pending: Option<Pending>,
     dry_run: bool,
 ) -> Result<RebaseReport, RebaseError> {
-    if migrate::schema_fitness(connection).await.map_err(failed("read schema"))?
-        == migrate::SchemaFitness::Missing
-    {
+    if schema_fitness(connection).await.map_err(failed("read schema"))? == SchemaFitness::Missing {
         return Err(MigrateError::Missing.into());
     }
     let mut transaction = migrate::begin(connection).await?;
+    let outcome = renumber(&mut transaction, pending).await;
+    migrate::finish(transaction, outcome, !dry_run).await
+}
+
+async fn renumber(
+    connection: &mut PgConnection,
+    pending: Option<Pending>,
+) -> Result<RebaseReport, RebaseError> {
     let epoch: Option<i64> = sqlx::query_scalar(include_str!("sql/rebase_lock_lease.sql"))
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut *connection)
         .await
         .map_err(failed("lock the lease"))?;
-    let epoch = epoch.ok_or(RebaseError::PositionLost)? + 1;
+    let lease_epoch = epoch.ok_or(RebaseError::PositionLost)?;
     sqlx::query(include_str!("sql/rebase_lock_tables.sql"))
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed("lock the outbox"))?;
 
-    let found = read_pending(&mut transaction).await?;
-    let (unread, deferred, ids) = found.ok_or(RebaseError::PositionLost)?;
+    let found = read_pending(connection).await.map_err(failed("find pending rows"))?;
+    let (unread, deferred, ids, ledger_epoch) = found.ok_or(RebaseError::PositionLost)?;
+    // The newest of both, should a restore have brought back only one of these tables.
+    let epoch = lease_epoch.max(ledger_epoch) + 1;
     if pending.is_none() && unread + deferred > 0 {
         return Err(RebaseError::Undecided { unread, deferred });
     }
@@ -89,16 +98,16 @@ pub async fn rebase(
     let renumbered = sqlx::query(include_str!("sql/rebase_renumber.sql"))
         .bind(&ids)
         .bind(!skip)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed("renumber outbox rows"))?
         .rows_affected();
     sqlx::query(include_str!("sql/rebase_ledger.sql"))
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed("renumber the ledger"))?;
     let high: i64 = sqlx::query_scalar(include_str!("sql/rebase_sequence.sql"))
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *connection)
         .await
         .map_err(failed("raise the sequence"))?;
     sqlx::query(include_str!("sql/rebase_position.sql"))
@@ -106,31 +115,24 @@ pub async fn rebase(
         .bind(high)
         .bind(&ids)
         .bind(skip)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed("write the position"))?;
     sqlx::query(include_str!("sql/rebase_lease.sql"))
         .bind(epoch)
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed("clear the lease"))?;
     sqlx::query(include_str!("sql/rebase_incarnation.sql"))
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await
         .map_err(failed("clear the incarnation"))?;
-
-    let end = if dry_run { transaction.rollback().await } else { transaction.commit().await };
-    end.map_err(failed("commit the rebase"))?;
     Ok(RebaseReport { epoch, high, unread, deferred, renumbered })
 }
 
-/// Unread and deferred rows, and the unread ids as a multirange. `None` if there is no position to judge by.
-async fn read_pending(connection: &mut PgConnection) -> Result<Option<(i64, i64, String)>, MigrateError> {
-    let mut read = async || {
-        let row =
-            sqlx::query(include_str!("sql/rebase_pending.sql")).fetch_optional(&mut *connection).await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some((row.try_get("unread")?, row.try_get("deferred")?, row.try_get("ids")?)))
-    };
-    read().await.map_err(failed("find pending rows"))
+/// Unread and deferred rows, the unread ids as a multirange, and the ledger's newest epoch. `None` if there is no position to judge by.
+async fn read_pending(connection: &mut PgConnection) -> Result<Option<(i64, i64, String, i64)>, sqlx::Error> {
+    let row = sqlx::query(include_str!("sql/rebase_pending.sql")).fetch_optional(connection).await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some((row.try_get("unread")?, row.try_get("deferred")?, row.try_get("ids")?, row.try_get("epoch")?)))
 }

@@ -90,17 +90,17 @@ async fn what_is_missing_is_named_with_the_way_to_set_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn properties_that_break_a_promise_are_refused_unless_they_are_named_unsafe() {
     let base = [("DATABASE_URL", "postgres://relay@db/shop"), ("KAFKA_BROKERS", "k1:9092")];
-    for property in [
-        "acks",
-        "enable.idempotence",
-        "enable.gapless.guarantee",
-        "message.timeout.ms",
-        "retries",
-        "partitioner",
-        "allow.auto.create.topics",
-        "max.in.flight",
+    for (property, value) in [
+        ("acks", "1"),
+        ("enable.idempotence", "false"),
+        ("enable.gapless.guarantee", "false"),
+        ("message.timeout.ms", "1000"),
+        ("retries", "1"),
+        ("partitioner", "consistent"),
+        ("allow.auto.create.topics", "true"),
+        ("max.in.flight", "1"),
     ] {
-        let value = format!("{property}=1");
+        let value = format!("{property}={value}");
         let set = [&base[..], &[("OUTBOX_RELAY__KAFKA__PROPERTIES", &*value)]].concat();
         let refused = run(&["config", "validate"], &set).await;
         is_refused(&refused, &[&format!("kafka.properties.{property}: would break a promise")]);

@@ -4,9 +4,18 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
 mod bad_input;
+mod crash;
 mod delivery;
+mod demo;
+mod lead;
 mod ledger;
+mod migrate;
 mod order;
+mod plan;
+mod reading;
+mod schema;
+mod servers;
 mod servers_smoke;
 mod support;
 mod tidy;
+mod tls;

@@ -1,5 +1,5 @@
 -- The schema as sorted lines: columns, constraints, indexes, functions, views and rights. Catalog functions are more
--- stable between versions of Postgres than a dump. Of the partitions only what they do not share with their parent.
+-- stable between versions of Postgres than a dump; the owner's rights are left out, they differ by version. Of the partitions only what they do not share with their parent.
 with relation as (
     select oid, relname, relkind, relispartition, relacl, reloptions, relpersistence, relowner
     from pg_class where relnamespace = 'outbox'::regnamespace
@@ -9,13 +9,14 @@ with relation as (
         case relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,
         relname, coalesce(' partition by ' || pg_get_partkeydef(oid), ''), pg_get_userbyid(relowner),
         coalesce(' with ' || reloptions::text, ''), coalesce(e'\n    rights ' || (
-            select string_agg(right_::text, ' ' order by right_::text) from unnest(relacl) as right_), ''))
+            select string_agg(right_::text, ' ' order by right_::text) from unnest(relacl) as right_
+            where right_::text not like 'outbox_owner=%'), ''))
     from relation where relkind in ('r', 'p', 'v', 'S') and not relispartition
     union all
     select relname || ' 0', format('partition outbox.%s %s%s%s', relname,
         (select pg_get_expr(relpartbound, c.oid) from pg_class c where c.oid = relation.oid),
         coalesce(' with ' || reloptions::text, ''),
-        coalesce(' storage ' || (select string_agg(attname || ' ' || attstorage, ', ' order by attnum) from pg_attribute
+        coalesce(' storage ' || (select string_agg(attname || ' ' || attstorage::text, ', ' order by attnum) from pg_attribute
             join pg_type on pg_type.oid = atttypid where attrelid = relation.oid and attstorage <> typstorage), ''))
     from relation where relispartition and relkind = 'r'
     union all
@@ -43,11 +44,13 @@ with relation as (
             case proparallel when 's' then 'safe' else 'unsafe' end,
             case when prosecdef then ' security definer' else '' end, pg_get_userbyid(proowner),
             coalesce(e'\n    rights ' || (
-                select string_agg(right_::text, ' ' order by right_::text) from unnest(proacl) as right_), ''))
+                select string_agg(right_::text, ' ' order by right_::text) from unnest(proacl) as right_
+                where right_::text not like 'outbox_owner=%'), ''))
     from pg_proc join pg_language on pg_language.oid = prolang where pronamespace = 'outbox'::regnamespace
     union all
     select '', format('schema outbox owner %s%s', pg_get_userbyid(nspowner), e'\n    rights ' || (
-        select string_agg(right_::text, ' ' order by right_::text) from unnest(nspacl) as right_))
+        select string_agg(right_::text, ' ' order by right_::text) from unnest(nspacl) as right_
+        where right_::text not like 'outbox_owner=%'))
     from pg_namespace where nspname = 'outbox'
 )
 select text from line order by sort collate "C", text collate "C"

@@ -53,14 +53,21 @@ async fn a_row_that_kafka_could_not_take_is_refused_in_the_producers_statement()
         ("topic, partition", "'t', -1", "the partition is negative"),
         ("topic, deliver_after", "'t', 'infinity'", "deliver_after is infinite"),
         ("topic, expires_at", "'t', '-infinity'", "expires_at is infinite"),
-        ("topic, deliver_after, expires_at", "'t', '2031-01-01', '2031-01-01'", "expires before it may be delivered"),
+        (
+            "topic, deliver_after, expires_at",
+            "'t', '2031-01-01', '2031-01-01'",
+            "expires before it may be delivered",
+        ),
         ("topic, event_id", "'t', '00000000-0000-0000-0000-000000000000'", "event_id is the nil uuid"),
     ];
     for (columns, values, expected) in cases {
         let insert = format!("insert into outbox.message ({columns}, payload) values ({values}, 'secret')");
         let answer = sqlx::query(&insert).execute(env.app()).await;
         let (message, hint) = refusal(answer);
-        assert!(message.starts_with("outbox message refused: ") && message.contains(expected), "{insert}: {message}");
+        assert!(
+            message.starts_with("outbox message refused: ") && message.contains(expected),
+            "{insert}: {message}"
+        );
         assert!(!hint.is_empty(), "{insert}: says what would be right");
         assert!(!format!("{message}{hint}").contains("secret"), "{insert}: shows the payload");
     }
@@ -83,7 +90,8 @@ async fn a_row_that_kafka_can_take_is_not_refused() {
         ("topic, deliver_after, expires_at", "'t', '2031-01-01', '2031-01-02'"),
     ];
     for (columns, values) in rows {
-        let insert = format!("insert into outbox.message ({columns}) values ({values}) returning id, event_id");
+        let insert =
+            format!("insert into outbox.message ({columns}) values ({values}) returning id, event_id");
         sqlx::query(&insert).fetch_one(env.app()).await.unwrap_or_else(|error| panic!("{insert}: {error}"));
     }
 }
@@ -120,7 +128,8 @@ async fn a_producer_cannot_write_what_the_database_decides_nor_read_what_others_
 #[tokio::test]
 async fn nothing_is_granted_to_everybody_and_readers_see_no_payload() {
     let env = Env::new().await;
-    env.execute("create role stranger_login login; create role reader_login login in role outbox_reader").await;
+    env.execute("create role stranger_login login; create role reader_login login in role outbox_reader")
+        .await;
     let mut stranger = PgConnection::connect(&env.url_as("stranger_login")).await.expect("connect");
     for sql in ["select outbox.publish('t', null, 'x')", "select * from outbox.status"] {
         let (message, _) = refusal(sqlx::query(sql).execute(&mut stranger).await);
@@ -132,7 +141,8 @@ async fn nothing_is_granted_to_everybody_and_readers_see_no_payload() {
         rows.unwrap_or_else(|error| panic!("{view}: {error}"));
     }
     for table in ["message", "deferred", "dead_letter", "ledger", "lease"] {
-        let (message, _) = refusal(sqlx::query(&format!("select * from outbox.{table}")).execute(&mut reader).await);
+        let (message, _) =
+            refusal(sqlx::query(&format!("select * from outbox.{table}")).execute(&mut reader).await);
         assert!(message.starts_with("permission denied"), "{table}: {message}");
     }
     let shown: i64 = one(
@@ -147,7 +157,8 @@ async fn nothing_is_granted_to_everybody_and_readers_see_no_payload() {
 #[tokio::test]
 async fn publish_takes_text_bytes_and_json_without_casts() {
     let env = Env::new().await;
-    let calls: [(&str, Option<&[u8]>, Option<&[u8]>); 14] = [
+    type Bytes = Option<&'static [u8]>;
+    let calls: [(&str, Bytes, Bytes); 14] = [
         (r#"'t', 'o-1', '{"a":1}'"#, Some(b"o-1"), Some(br#"{"a":1}"#)),
         ("'t', null, null", None, None),
         ("'t', '', ''", Some(b""), Some(b"")),
@@ -173,7 +184,10 @@ async fn publish_takes_text_bytes_and_json_without_casts() {
     }
     // A driver that leaves the types of its parameters to the server.
     let mut app = PgConnection::connect(&env.app_url()).await.expect("connect");
-    sqlx::raw_sql("prepare untyped as select outbox.publish($1, $2, $3, $4)").execute(&mut app).await.expect("prepare");
+    sqlx::raw_sql("prepare untyped as select outbox.publish($1, $2, $3, $4)")
+        .execute(&mut app)
+        .await
+        .expect("prepare");
     sqlx::raw_sql("execute untyped('t', 'k', 'v', '{}')").execute(&mut app).await.expect("execute");
 }
 
@@ -190,9 +204,11 @@ async fn publish_many_writes_and_answers_in_the_order_of_the_array() {
     );
     for cast in ["", "::json", "::text"] {
         let sql = format!("select * from outbox.publish_many($1::text{cast}, serialize => false)");
-        let ids: Vec<Uuid> = sqlx::query_scalar(&sql).bind(&messages).fetch_all(env.app()).await.expect("publish_many");
+        let ids: Vec<Uuid> =
+            sqlx::query_scalar(&sql).bind(&messages).fetch_all(env.app()).await.expect("publish_many");
         assert_eq!(ids[2], fixed);
-        let rows = sqlx::query("select topic, event_id, key, payload from outbox.message order by id desc limit 6");
+        let rows =
+            sqlx::query("select topic, event_id, key, payload from outbox.message order by id desc limit 6");
         let mut rows: Vec<PgRow> = rows.fetch_all(env.admin()).await.expect("read");
         rows.reverse();
         let topics: String = rows.iter().map(|row| row.get::<String, _>("topic")).collect();
@@ -223,7 +239,8 @@ async fn publish_many_writes_and_answers_in_the_order_of_the_array() {
         (r#"[{"topic": "a b", "payload": 1}]"#, "topic 'a b' contains ' '"),
     ];
     for (messages, expected) in refused {
-        let answer = sqlx::query("select outbox.publish_many($1::text)").bind(messages).execute(env.app()).await;
+        let answer =
+            sqlx::query("select outbox.publish_many($1::text)").bind(messages).execute(env.app()).await;
         let (message, hint) = refusal(answer);
         assert!(message.contains(expected) && !hint.is_empty(), "{messages}: {message}");
     }
@@ -237,15 +254,23 @@ async fn serialized_writers_of_a_key_take_turns_until_they_commit() {
 
     let mut second = env.app().begin().await.expect("begin");
     sqlx::raw_sql("set local lock_timeout = '50ms'").execute(&mut *second).await.expect("set");
-    publish(&mut second, &Message::new("t").key("other").payload("2").serialize()).await.expect("another key goes on");
-    publish(&mut second, &Message::new("u").key("k").payload("2").serialize()).await.expect("another topic goes on");
+    publish(&mut second, &Message::new("t").key("other").payload("2").serialize())
+        .await
+        .expect("another key goes on");
+    publish(&mut second, &Message::new("u").key("k").payload("2").serialize())
+        .await
+        .expect("another topic goes on");
     let waits = publish(&mut second, &Message::new("t").key("k").payload("2").serialize()).await;
     assert!(matches!(waits, Err(PublishError::Database(_))), "{waits:?}");
     second.rollback().await.expect("rollback");
     first.commit().await.expect("commit");
 
-    let keyless = publish(&mut env.app().acquire().await.expect("connect"), &Message::new("t").serialize()).await;
-    assert!(matches!(&keyless, Err(PublishError::Refused { reason, .. }) if reason.contains("needs a key")), "{keyless:?}");
+    let keyless =
+        publish(&mut env.app().acquire().await.expect("connect"), &Message::new("t").serialize()).await;
+    assert!(
+        matches!(&keyless, Err(PublishError::Refused { reason, .. }) if reason.contains("needs a key")),
+        "{keyless:?}"
+    );
 }
 
 #[tokio::test]
@@ -287,7 +312,8 @@ async fn a_rust_service_publishes_in_its_own_transaction() {
     let denied = publish(&mut stranger, &Message::new("t")).await;
     assert!(matches!(denied, Err(PublishError::NotAllowed(_))), "{denied:?}");
     let unmigrated = Env::builder().unmigrated().start().await;
-    let missing = publish(&mut unmigrated.admin().acquire().await.expect("connect"), &Message::new("t")).await;
+    let missing =
+        publish(&mut unmigrated.admin().acquire().await.expect("connect"), &Message::new("t")).await;
     assert!(matches!(missing, Err(PublishError::NoOutbox(_))), "{missing:?}");
 }
 
@@ -337,7 +363,10 @@ async fn status_says_of_every_message_what_became_of_it() {
     assert_eq!(state, "published");
     // The message's slot was emptied: what still waits or died must not vanish with it.
     env.execute("truncate outbox.message").await;
-    let left: Vec<i64> = sqlx::query_scalar("select id from outbox.status order by id").fetch_all(env.admin()).await.expect("status");
+    let left: Vec<i64> = sqlx::query_scalar("select id from outbox.status order by id")
+        .fetch_all(env.admin())
+        .await
+        .expect("status");
     assert_eq!(left, [4, 5, 6, 7]);
 }
 
@@ -369,8 +398,10 @@ async fn a_receipt_of_another_format_is_unknown_and_no_error() {
 #[tokio::test]
 async fn the_schema_is_the_one_in_the_golden_file() {
     let env = Env::new().await;
-    let lines: Vec<String> =
-        sqlx::query_scalar(include_str!("schema.golden.query.sql")).fetch_all(env.admin()).await.expect("describe schema");
+    let lines: Vec<String> = sqlx::query_scalar(include_str!("schema.golden.query.sql"))
+        .fetch_all(env.admin())
+        .await
+        .expect("describe schema");
     let mut schema = String::new();
     for line in lines {
         let _ = writeln!(schema, "{line}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Sender, millis};
 use crate::kafka::Refusal;
-use crate::metrics::{AttemptResult, KafkaErrorClass, Label};
+use crate::metrics::{AttemptResult, KafkaErrorClass};
 use crate::relay::batch::Fate;
 use crate::relay::remarks::Remark;
 use crate::store::settle::{Deferral, Reason};
@@ -75,7 +75,7 @@ impl Sender<'_> {
     }
 
     pub(super) fn count_refusal(&mut self, topic: &Arc<str>, refusal: &Refusal) {
-        self.term.metrics.kafka_error(class_of(refusal));
+        self.term.metrics.kafka_error(KafkaErrorClass::named(refusal.class));
         let result = match refusal.failure {
             Failure::Unknown => AttemptResult::Unknown,
             _ => AttemptResult::Rejected,
@@ -97,9 +97,4 @@ pub(super) fn suspect() -> Refusal {
 
 pub(super) fn say_sick(topic: &str, refusal: &Refusal) {
     tracing::error!(topic, reason = refusal.text, "topic cannot be published to, its rows are put off");
-}
-
-pub(super) fn class_of(refusal: &Refusal) -> KafkaErrorClass {
-    let found = KafkaErrorClass::ALL.iter().find(|class| class.as_str() == refusal.class);
-    found.copied().unwrap_or(KafkaErrorClass::Other)
 }

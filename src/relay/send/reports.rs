@@ -17,6 +17,29 @@ use crate::verdict::{Failure, Route, Verdict, decide};
 /// How long a dead producer's last reports are waited for before it is purged, and then again before it is given up.
 const LAST_REPORTS: Duration = Duration::from_secs(3);
 
+/// The longest pause between two replacements.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a main producer is replaced: at once, unless the last ones died young. `now` comes in.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    next: Option<Instant>,
+    pause: Duration,
+}
+
+impl Pace {
+    /// Whether it may be replaced now; if so, the next one has to live for a while.
+    pub fn allows(&mut self, now: Instant) -> bool {
+        if self.next.is_some_and(|next| now < next) {
+            return false;
+        }
+        let is_young = self.next.is_some_and(|next| now.duration_since(next) < 2 * PAUSE);
+        self.pause = if is_young { (2 * self.pause).min(PAUSE) } else { Duration::from_millis(50) };
+        self.next = Some(now + self.pause);
+        true
+    }
+}
+
 /// A row that came back, and why.
 pub(super) struct Returned {
     pub no: u64,
@@ -84,7 +107,8 @@ impl Sender<'_> {
                 }
                 return Ok(());
             }
-            return self.replace_main();
+            // Asked again with the next tick: a cluster that refuses every record must not cost a producer each time.
+            return if self.pace.allows(Instant::now()) { self.replace_main() } else { Ok(()) };
         }
         if self.swap_wanted && self.outstanding == 0 {
             return self.replace_main();
@@ -202,5 +226,28 @@ impl Sender<'_> {
         self.publisher.replace_main()?;
         self.topics.close_gates();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn producers_that_die_young_are_replaced_ever_more_slowly() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let after = |ms| start + Duration::from_millis(ms);
+        assert!(pace.allows(start));
+        assert!(!pace.allows(after(49)));
+        assert!(pace.allows(after(50)));
+        assert!(!pace.allows(after(149)));
+        assert!(pace.allows(after(150)));
+        assert!(pace.allows(after(11_000)), "one that lived long is replaced at once");
+        assert!(pace.allows(after(11_050)));
+        let mut now = after(11_050);
+        for _ in 0..20 {
+            now += PAUSE;
+            assert!(pace.allows(now), "never more slowly than every five seconds");
+        }
     }
 }

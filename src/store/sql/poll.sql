@@ -1,17 +1,18 @@
 -- One poll: what became visible between the position ($1 snapshot, $2 high) and now, in one snapshot.
--- First row: facts (snapshot, token known, last id drawn, WAL written and flushed in bytes, clock in microseconds).
--- Then late rows (kind 1: id <= high, committed since), then fresh ones (kind 2: id > high), both by id.
+-- First row: facts. Then late rows (kind 1: id <= high, committed since), then fresh ones (kind 2: id > high), by id.
 -- $3 rows and $4 bytes at most of each kind; $5 rows above this come without payload; $6 incarnation token;
--- $7 the last page ended short; $8 no late row has a txid at or above it.
--- Each late arm uses message_txid_idx, the fresh arm message_id_idx; the "offset 0" fences keep a generic plan
--- from walking all ids. The guards switch off every arm that cannot find anything.
+-- $7 the last page ended short; $8 no row with id <= high has a txid at or above it.
+-- Late arms use message_txid_idx, the fresh arm message_id_idx; "offset 0" fences keep a generic plan from walking all
+-- ids. The guards switch off every arm that cannot find anything: 2 buffers when nothing has ended.
 with facts as materialized (
     select pg_current_snapshot() as seen,
-           coalesce((select i.token = $6::uuid from outbox.incarnation i where i.one), false) as remembered,
+           coalesce((select case i.token when $6::uuid then 'ours' else 'other' end
+                       from outbox.incarnation i), 'gone') as incarnation,
            (select s.last_value from outbox.message_id_seq s) as last_id
 ), guards as materialized (
     select f.seen::text <> $1::text as moved,
-           pg_snapshot_xmax(f.seen) > pg_snapshot_xmax($1::text::pg_snapshot) as younger,
+           pg_snapshot_xmax(f.seen) > pg_snapshot_xmax($1::text::pg_snapshot)
+           and pg_snapshot_xmax($1::text::pg_snapshot) < $8::text::xid8 as younger,
            (f.seen::text <> $1::text or not $7) and f.last_id > $2 as more
       from facts f
 ), late as materialized (
@@ -52,9 +53,13 @@ with facts as materialized (
              limit $3) m
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
-       concat_ws(' ', f.seen, f.remembered, f.last_id,
+       -- Snapshot, whose token, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
+       -- handed out next (age counts from it, as we hold none ourselves), cache of the sequence.
+       concat_ws(' ', f.seen, f.incarnation, f.last_id,
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
-                 (extract(epoch from clock_timestamp()) * 1000000)::bigint) as topic,
+                 (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+                 pg_snapshot_xmax(f.seen)::text::bigint + age(pg_snapshot_xmax(f.seen)::xid),
+                 (select p.cache_size from pg_sequence_parameters('outbox.message_id_seq'::regclass) p)) as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
        null::timestamptz as expires_at, null::bigint as upto

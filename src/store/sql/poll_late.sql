@@ -3,7 +3,9 @@
 -- $5 rows and $6 bytes at most, among the next $7 ids; $8 rows above this come without payload; $9 incarnation token.
 -- First row: facts as in poll.sql, with the last id looked at in place of the last id drawn.
 with facts as materialized (
-    select coalesce((select i.token = $9::uuid from outbox.incarnation i where i.one), false) as remembered
+    select $1::text::pg_snapshot as known, $4::text::pg_snapshot as seen,
+           coalesce((select case i.token when $9::uuid then 'ours' else 'other' end
+                       from outbox.incarnation i), 'gone') as incarnation
 ), late as materialized (
     select l.*, sum(l.bytes) over (order by l.id) as upto
       from (select m.*
@@ -15,19 +17,19 @@ with facts as materialized (
                      where o.id > $2 and o.id <= $3
                      order by o.id
                      limit $7) m
-             where pg_visible_in_snapshot(m.txid, $4::text::pg_snapshot)
-               and not pg_visible_in_snapshot(m.txid, $1::text::pg_snapshot)
+             where pg_visible_in_snapshot(m.txid, (select f.seen from facts f))
+               and not pg_visible_in_snapshot(m.txid, (select f.known from facts f))
              limit $5) l
 ), page as materialized (
     select * from late l where l.upto - l.bytes < $6
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
-       concat_ws(' ', $4::text, f.remembered,
+       concat_ws(' ', f.seen, f.incarnation,
                  case when (select count(*) from page) = $5 or (select max(p.upto) from page p) >= $6
                       then (select max(p.id) from page p)
                       else coalesce((select o.id from outbox.message o where o.id > $2 and o.id <= $3
                                       order by o.id offset $7 - 1 limit 1), $3) end,
-                 0, 0, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as topic,
+                 0, 0, (extract(epoch from clock_timestamp()) * 1000000)::bigint, 0, 1) as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
        null::timestamptz as expires_at, null::bigint as upto

@@ -4,7 +4,8 @@
 select
     count(message.id) as unread,
     coalesce(range_agg(int8range(message.id, message.id, '[]')) filter (where message.id is not null), '{}')::text as ids,
-    (select count(*) from outbox.deferred) as deferred
+    (select count(*) from outbox.deferred) as deferred,
+    (select max(epoch) from outbox.ledger) as epoch
 from (
     select snapshot, high, late_snapshot, late_after
     from outbox.ledger where lane is null order by epoch desc, seq desc limit 1

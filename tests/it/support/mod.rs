@@ -4,14 +4,17 @@
 #![allow(dead_code, unused_imports, reason = "a vocabulary: not every verb is needed at all times")]
 
 mod env;
+pub mod history;
 mod kafka;
 mod postgres;
+mod quiet;
 mod relay;
 mod wait;
 
 pub use env::{Env, EnvBuilder};
 pub use kafka::{Kafka, Record};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, migrate};
+pub use quiet::{Quiet, ROWS_PER_SLOT};
 pub use relay::{LogLine, Metrics, Relay, RelayBuilder};
 pub use wait::{DEADLINE, eventually, wait_for};
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outbox_relay::servers::process::{BoundCommand, Process, Signal};
 use serde_json::Value;
@@ -130,6 +130,13 @@ impl LogLine {
     pub fn field(&self, name: &str) -> Option<&Value> {
         let json = self.json.as_ref()?;
         json.get("fields").and_then(|fields| fields.get(name)).or_else(|| json.get(name))
+    }
+
+    /// When the relay wrote it.
+    #[track_caller]
+    pub fn at(&self) -> SystemTime {
+        let text = self.field("timestamp").and_then(Value::as_str).expect("a line of JSON has a timestamp");
+        humantime::parse_rfc3339(text).expect("the timestamp is in RFC 3339")
     }
 
     /// An ERROR, or something that is no log line at all: a panic.

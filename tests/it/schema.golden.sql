@@ -1,0 +1,235 @@
+schema outbox owner outbox_owner
+    rights outbox_admin=U/outbox_owner outbox_producer=U/outbox_owner outbox_reader=U/outbox_owner outbox_relay=U/outbox_owner
+view outbox.backlog owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    topic text
+    waiting bigint
+    retrying bigint
+    behind bigint
+    scheduled bigint
+    oldest timestamp with time zone
+table outbox.beat owner outbox_owner with {fillfactor=10,autovacuum_vacuum_scale_factor=0,autovacuum_vacuum_threshold=200}
+    rights outbox_relay=rw/outbox_owner
+    one boolean not null default true
+    n bigint not null default 0
+    at timestamp with time zone not null default clock_timestamp()
+    constraint beat_one_check CHECK (one)
+    constraint beat_pkey PRIMARY KEY (one)
+    CREATE UNIQUE INDEX beat_pkey ON outbox.beat USING btree (one)
+view outbox.blocked_key owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    topic text
+    key bytea
+    head_id bigint
+    since timestamp with time zone
+    waiting bigint
+    attempts integer
+    due_at timestamp with time zone
+    error text
+table outbox.dead_letter owner outbox_owner
+    rights outbox_relay=ar/outbox_owner
+    id bigint not null
+    event_id uuid not null
+    topic text not null
+    key bytea
+    payload bytea
+    headers jsonb
+    partition integer
+    deliver_after timestamp with time zone
+    expires_at timestamp with time zone
+    created_at timestamp with time zone not null
+    reason_class text not null
+    fingerprint text not null
+    error text not null
+    attempts integer not null
+    first_failed_at timestamp with time zone not null
+    last_failed_at timestamp with time zone not null
+    replay_count integer not null default 0
+    state text not null default 'open'::text
+    dead_at timestamp with time zone not null default clock_timestamp()
+    constraint dead_letter_pkey PRIMARY KEY (id)
+    constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
+    CREATE INDEX dead_letter_group_idx ON outbox.dead_letter USING btree (fingerprint, dead_at) WHERE (state = 'open'::text)
+    CREATE UNIQUE INDEX dead_letter_pkey ON outbox.dead_letter USING btree (id)
+view outbox.dead_letter_group owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    fingerprint text
+    reason_class text
+    letters bigint
+    topics text[]
+    first_failed_at timestamp with time zone
+    last_failed_at timestamp with time zone
+    sample_id bigint
+    error text
+table outbox.deferred owner outbox_owner with {autovacuum_vacuum_scale_factor=0.02,autovacuum_vacuum_threshold=1000}
+    rights outbox_relay=arwd/outbox_owner
+    id bigint not null
+    event_id uuid not null
+    topic text not null
+    key bytea
+    payload bytea
+    headers jsonb
+    partition integer
+    deliver_after timestamp with time zone
+    expires_at timestamp with time zone
+    created_at timestamp with time zone not null
+    reason text not null
+    due_at timestamp with time zone
+    attempts integer not null default 0
+    tries integer not null default 0
+    first_rejected_at timestamp with time zone
+    last_tried_at timestamp with time zone
+    class text
+    error text
+    deferred_at timestamp with time zone not null default clock_timestamp()
+    constraint deferred_check CHECK (((due_at IS NOT NULL) OR (reason = 'behind'::text)))
+    constraint deferred_pkey PRIMARY KEY (id)
+    constraint deferred_reason_check CHECK ((reason = ANY (ARRAY['retry'::text, 'behind'::text, 'scheduled'::text])))
+    CREATE INDEX deferred_due_idx ON outbox.deferred USING btree (due_at) WHERE (due_at IS NOT NULL)
+    CREATE INDEX deferred_key_idx ON outbox.deferred USING btree (topic, key, id)
+    CREATE UNIQUE INDEX deferred_pkey ON outbox.deferred USING btree (id)
+unlogged table outbox.incarnation owner outbox_owner
+    rights outbox_relay=arwd/outbox_owner
+    one boolean not null default true
+    token uuid not null
+    constraint incarnation_one_check CHECK (one)
+    constraint incarnation_pkey PRIMARY KEY (one)
+    CREATE UNIQUE INDEX incarnation_pkey ON outbox.incarnation USING btree (one)
+table outbox.lease owner outbox_owner
+    rights outbox_relay=rw/outbox_owner
+    one boolean not null default true
+    holder uuid
+    holder_name text
+    epoch bigint not null default 0
+    since timestamp with time zone
+    system_identifier bigint
+    database_oid oid
+    kafka_cluster_id text
+    timeline integer
+    constraint lease_one_check CHECK (one)
+    constraint lease_pkey PRIMARY KEY (one)
+    CREATE UNIQUE INDEX lease_pkey ON outbox.lease USING btree (one)
+table outbox.ledger partition by LIST (slot) owner outbox_owner
+    rights outbox_relay=ar/outbox_owner
+    slot smallint not null default (((floor((EXTRACT(epoch FROM clock_timestamp()) / (14400)::numeric)))::bigint % (8)::bigint))::smallint
+    epoch bigint not null
+    seq bigint not null
+    txid xid8 not null default pg_current_xact_id()
+    lane text
+    snapshot pg_snapshot not null
+    high bigint not null
+    as_of xid8 not null
+    late_snapshot pg_snapshot
+    late_after bigint
+    published int8multirange not null default '{}'::int8multirange
+    deferred int8multirange not null default '{}'::int8multirange
+    dead int8multirange not null default '{}'::int8multirange
+    dropped int8multirange not null default '{}'::int8multirange
+    expired int8multirange not null default '{}'::int8multirange
+    receipts bytea
+    at timestamp with time zone not null default clock_timestamp()
+    constraint ledger_check CHECK (((late_snapshot IS NULL) = (late_after IS NULL)))
+    constraint ledger_high_check CHECK ((high >= 0))
+    constraint ledger_pkey PRIMARY KEY (slot, epoch, seq)
+    CREATE INDEX ledger_dropped_idx ON ONLY outbox.ledger USING gist (dropped) WHERE (dropped <> '{}'::int8multirange)
+    CREATE INDEX ledger_expired_idx ON ONLY outbox.ledger USING gist (expired) WHERE (expired <> '{}'::int8multirange)
+    CREATE INDEX ledger_newest_idx ON ONLY outbox.ledger USING btree (epoch, seq)
+    CREATE UNIQUE INDEX ledger_pkey ON ONLY outbox.ledger USING btree (slot, epoch, seq)
+    CREATE INDEX ledger_published_idx ON ONLY outbox.ledger USING gist (published)
+partition outbox.ledger_0 FOR VALUES IN ('0') with {fillfactor=100} storage receipts e
+partition outbox.ledger_1 FOR VALUES IN ('1') with {fillfactor=100} storage receipts e
+partition outbox.ledger_2 FOR VALUES IN ('2') with {fillfactor=100} storage receipts e
+partition outbox.ledger_3 FOR VALUES IN ('3') with {fillfactor=100} storage receipts e
+partition outbox.ledger_4 FOR VALUES IN ('4') with {fillfactor=100} storage receipts e
+partition outbox.ledger_5 FOR VALUES IN ('5') with {fillfactor=100} storage receipts e
+partition outbox.ledger_6 FOR VALUES IN ('6') with {fillfactor=100} storage receipts e
+partition outbox.ledger_7 FOR VALUES IN ('7') with {fillfactor=100} storage receipts e
+table outbox.message partition by LIST (slot) owner outbox_owner
+    rights outbox_relay=r/outbox_owner
+    txid xid8 not null default pg_current_xact_id()
+    id bigint not null generated always as identity rights {outbox_producer=r/outbox_owner}
+    slot smallint not null default (((floor((date_part('epoch'::text, clock_timestamp()) / (14400)::double precision)))::bigint % (8)::bigint))::smallint
+    event_id uuid not null default gen_random_uuid() rights {outbox_producer=ar/outbox_owner}
+    topic text not null rights {outbox_producer=a/outbox_owner}
+    key bytea rights {outbox_producer=a/outbox_owner}
+    payload bytea rights {outbox_producer=a/outbox_owner}
+    headers jsonb rights {outbox_producer=a/outbox_owner}
+    partition integer rights {outbox_producer=a/outbox_owner}
+    deliver_after timestamp with time zone rights {outbox_producer=a/outbox_owner}
+    expires_at timestamp with time zone rights {outbox_producer=a/outbox_owner}
+    created_at timestamp with time zone not null default clock_timestamp()
+    constraint message_is_sendable CHECK (outbox.is_sendable(topic, event_id, headers, partition, deliver_after, expires_at))
+    CREATE INDEX message_id_idx ON ONLY outbox.message USING btree (id)
+    CREATE INDEX message_txid_idx ON ONLY outbox.message USING btree (txid)
+partition outbox.message_0 FOR VALUES IN ('0') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_1 FOR VALUES IN ('1') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_2 FOR VALUES IN ('2') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_3 FOR VALUES IN ('3') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_4 FOR VALUES IN ('4') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_5 FOR VALUES IN ('5') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_6 FOR VALUES IN ('6') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+partition outbox.message_7 FOR VALUES IN ('7') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
+sequence outbox.message_id_seq owner outbox_owner
+    rights outbox_relay=r/outbox_owner
+table outbox.migration owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    version integer not null
+    name text not null
+    checksum text not null
+    oldest_binary text not null
+    applied_at timestamp with time zone not null default clock_timestamp()
+    constraint migration_pkey PRIMARY KEY (version)
+    CREATE UNIQUE INDEX migration_pkey ON outbox.migration USING btree (version)
+view outbox.status owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    id bigint
+    event_id uuid
+    topic text
+    created_at timestamp with time zone
+    state text
+    published_at timestamp with time zone
+    partition integer
+    record_partition integer
+    record_offset bigint
+    attempts integer
+    due_at timestamp with time zone
+    error text
+    behind_id bigint
+function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish_many(messages json, serialize boolean DEFAULT false) returns SETOF uuid language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish_many(messages jsonb, serialize boolean DEFAULT false) returns SETOF uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish_many(messages text, serialize boolean DEFAULT false) returns SETOF uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key bytea, payload bytea, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key bytea, payload json, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key bytea, payload jsonb, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key bytea, payload text, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key text, payload bytea, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key text, payload json, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key text, payload jsonb, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.publish(topic text, key text, payload text, headers jsonb DEFAULT NULL::jsonb, partition integer DEFAULT NULL::integer, deliver_after timestamp with time zone DEFAULT NULL::timestamp with time zone, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, event_id uuid DEFAULT NULL::uuid, serialize boolean DEFAULT false) returns uuid language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.raise_beat(p_holder uuid, p_epoch bigint) returns boolean language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_relay=X/outbox_owner
+function outbox.receipt(receipts bytea, published int8multirange, id bigint, OUT record_partition integer, OUT record_offset bigint) returns record language plpgsql immutable parallel safe owner outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_reader=X/outbox_owner outbox_relay=X/outbox_owner
+function outbox.refuse(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.resign(p_holder uuid, p_epoch bigint) returns boolean language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_relay=X/outbox_owner
+function outbox.settle(p_epoch bigint, p_seq bigint, p_token uuid, p_durable boolean, p_snapshot pg_snapshot, p_high bigint, p_late_snapshot pg_snapshot, p_late_after bigint, p_moved boolean, p_published int8multirange, p_receipts bytea, p_expired int8multirange, p_settled_deferred bigint[], p_defer_ids bigint[], p_defer_reasons text[], p_defer_delays_ms bigint[], p_defer_attempts integer[], p_defer_tries integer[], p_defer_classes text[], p_defer_errors text[]) returns text language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_relay=X/outbox_owner
+function outbox.take_over(p_holder uuid, p_holder_name text, p_epoch bigint, p_beat bigint, p_token uuid, p_system_identifier bigint, p_database_oid oid, p_timeline integer, p_kafka_cluster_id text) returns bigint language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_relay=X/outbox_owner
+function outbox.take_turn(topic text, key bytea) returns void language plpgsql volatile parallel unsafe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
