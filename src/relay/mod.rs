@@ -22,6 +22,7 @@
 //! writes the rest. Losing the lease, the trust in it or the server's memory: everything stops where it is.
 
 mod batch;
+mod gates;
 pub mod read;
 mod remarks;
 pub mod retry;

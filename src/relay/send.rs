@@ -29,6 +29,7 @@ use crate::kafka::{NotTaken, Publisher, Report, Topics};
 use crate::message::{Fitness, judge};
 use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
+use crate::partition;
 use crate::store::poll::Page;
 use crate::store::settle::Reason;
 use crate::verdict::{Failure, Route};
@@ -62,8 +63,9 @@ pub(super) struct Sender<'a> {
     /// The next row's topic is being asked about, on either route.
     main_waits: bool,
     due_waits: bool,
-    /// librdkafka's queue was full: nothing is handed over before the next report.
-    full: bool,
+    /// librdkafka's queue was full, or the next row follows the first one of its partition: nothing is handed over
+    /// before the next report.
+    awaits_report: bool,
     /// Size of the window: rows and bytes offered and not settled.
     rows: usize,
     bytes: usize,
@@ -109,7 +111,7 @@ impl<'a> Sender<'a> {
             due: None,
             main_waits: false,
             due_waits: false,
-            full: false,
+            awaits_report: false,
             rows: 0,
             bytes: 0,
             deferred,
@@ -166,6 +168,7 @@ impl<'a> Sender<'a> {
                 },
                 _ = doubts.tick() => self.topics.ask_again(),
                 _ = minute.tick() => {
+                    self.topics.close_silent_gates(Instant::now());
                     self.publisher.teach_spares(&self.topics.ready());
                 }
             }
@@ -199,7 +202,7 @@ impl<'a> Sender<'a> {
     fn gate_is_open(&self) -> bool {
         self.dead_since.is_none()
             && !self.swap_wanted
-            && !self.full
+            && !self.awaits_report
             && !self.main_waits
             && !self.publisher.is_tripped()
     }
@@ -290,15 +293,30 @@ impl<'a> Sender<'a> {
                 return Offer::Done;
             }
         }
-        let opaque = Tag { due: false, no: self.window[at].no, index }.encode();
-        match self.publisher.hand_over(Route::Main, row, &self.term.stamp, now_us, opaque) {
+        // A row without key has no order, whoever passes it.
+        let gates = &mut self.topics.get(&row.topic).gates;
+        let partition = match &row.key {
+            Some(key) if !gates.are_open() => {
+                Some(row.partition.unwrap_or_else(|| partition::of_key(key, settings.partitions)))
+            }
+            _ => None,
+        };
+        if partition.is_some_and(|partition| gates.holds(partition)) {
+            self.awaits_report = true;
+            return Offer::NotNow;
+        }
+        let tag = Tag { due: false, no: self.window[at].no, index };
+        match self.publisher.hand_over(Route::Main, row, &self.term.stamp, now_us, tag.encode()) {
             Ok(()) => {
+                if let Some(partition) = partition {
+                    gates.handed_over(partition, tag);
+                }
                 self.outstanding += 1;
                 self.window[at].set(index, Fate::InFlight);
                 Offer::Done
             }
             Err(NotTaken::Full) => {
-                self.full = true;
+                self.awaits_report = true;
                 Offer::NotNow
             }
             Err(NotTaken::Dead) => {

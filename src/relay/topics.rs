@@ -18,12 +18,13 @@ use crate::metrics::{AttemptResult, DeferReason, Metrics, Outcome, TopicMetrics}
 use crate::store::settle::Reason;
 
 use super::batch::{Batch, DueBatch, Fate};
+use super::gates::Gates;
 
 /// How old an answer may get: limits and partitions change under a running relay.
+const ANSWER_HOLDS: Duration = Duration::from_secs(60);
+
 /// Questions asked on suspicion at a time: each one holds a thread, for seconds in an outage.
 const ASKED_AT_ONCE: usize = 8;
-
-const ANSWER_HOLDS: Duration = Duration::from_secs(60);
 
 /// A question is not repeated before its last answer, or the lack of one, is this old.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -38,11 +39,12 @@ pub(super) struct Topic {
     asking: bool,
     /// It refused our smallest batches, although nobody told us its limit.
     pub narrow: bool,
+    pub gates: Gates,
 }
 
 impl Topic {
     /// A row was confirmed at `now_us`, database clock.
-    pub fn confirmed(&mut self, row: &OutboxRow, now_us: i64) {
+    pub fn count_delivery(&mut self, row: &OutboxRow, now_us: i64) {
         self.delivery.observe((now_us - row.created_us).max(0) as f64 / 1e6);
     }
 }
@@ -129,6 +131,7 @@ impl KnownTopics {
             answered_at: None,
             asking: false,
             narrow: false,
+            gates: Gates::default(),
         };
         self.known.push((Arc::clone(name), topic));
         self.places.insert(Arc::clone(name), self.known.len() - 1);
@@ -243,6 +246,7 @@ impl KnownTopics {
                 topic.answered_at = Some(Instant::now());
                 match answer {
                     Ok(TopicState::Ready(settings)) => {
+                        topic.gates.resize(settings.partitions);
                         match &mut topic.standing {
                             Standing::Sick { probe: Probe::Sent(_), .. } => {}
                             Standing::Sick { probe, .. } => *probe = Probe::Wanted(settings),
@@ -274,7 +278,18 @@ impl KnownTopics {
             _ => 1,
         };
         topic.standing = Standing::Sick { refusal, tries, probe: Probe::Idle };
+        topic.gates.close();
         tries == 1
+    }
+
+    /// Another main producer: no broker knows it.
+    pub fn close_gates(&mut self) {
+        self.known.iter_mut().for_each(|(_, topic)| topic.gates.close());
+    }
+
+    /// Closes the gates of partitions in which brokers may have forgotten the main producer.
+    pub fn close_silent_gates(&mut self, now: Instant) {
+        self.known.iter_mut().for_each(|(_, topic)| topic.gates.close_silent(now));
     }
 
     /// Topics that are ready, for a spare producer to learn.

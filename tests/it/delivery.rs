@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use outbox_relay::partition;
 use rand::Rng;
 use serde_json::json;
 use sqlx::Row;
@@ -322,6 +323,9 @@ async fn a_key_goes_to_the_partition_that_kafkas_java_producer_chooses() {
     records.sort_by_key(Record::seq);
     let chosen: Vec<i32> = records.iter().take(keys.len()).map(|record| record.partition).collect();
     assert_eq!(chosen, java);
+    // The relay knows it beforehand.
+    let foretold: Vec<i32> = keys.iter().map(|key| partition::of_key(key, PARTITIONS)).collect();
+    assert_eq!(foretold, java);
     assert!((0..PARTITIONS).all(|partition| java.contains(&partition)), "the keys reach every partition");
     let keyless = &records[keys.len()..];
     assert!(keyless.iter().all(|record| record.key.is_none() && (0..PARTITIONS).contains(&record.partition)));

@@ -103,7 +103,7 @@ fn each_library_is_named_in_one_place() {
 
 #[test]
 fn the_rules_neither_wait_nor_log_nor_look_at_a_clock_nor_draw_lots() {
-    let pure = ["ordering", "message", "verdict", "backoff", "receipt", "position"];
+    let pure = ["ordering", "message", "partition", "verdict", "backoff", "receipt", "position"];
     let files: Vec<Source> = sources("src", ".rs")
         .into_iter()
         .filter(|source| pure.iter().any(|name| source.path == format!("src/{name}.rs")))

@@ -118,7 +118,7 @@ impl Sender<'_> {
             Ok(receipt) => {
                 let row = &due.rows[tag.index].row;
                 self.topics.came_back(&row.topic, true);
-                self.topics.get(&row.topic).confirmed(row, now_us);
+                self.topics.get(&row.topic).count_delivery(row, now_us);
                 due.fates[tag.index] = Fate::Published(receipt);
                 let chain = due.chain_of[tag.index];
                 due.chains[chain].pop();

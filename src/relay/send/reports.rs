@@ -55,8 +55,9 @@ impl Sender<'_> {
         let now_us = now_us() + self.clock_us;
         let mut confirmed = false;
         if !reports.is_empty() {
-            self.full = false;
+            self.awaits_report = false;
         }
+        let now = Instant::now();
         for report in reports.drain(..) {
             // A producer that was given up: its rows have been judged without it.
             if !self.publisher.is_current(&report) {
@@ -74,10 +75,13 @@ impl Sender<'_> {
                 Ok(receipt) => {
                     confirmed = true;
                     let row = &batch.rows[tag.index];
-                    self.topics.get(&row.topic).confirmed(row, now_us);
+                    let topic = self.topics.get(&row.topic);
+                    topic.count_delivery(row, now_us);
+                    topic.gates.confirmed(receipt.partition, tag, now);
                     batch.set(tag.index, Fate::Published(receipt));
                 }
                 Err(refusal) => {
+                    self.topics.get(&batch.rows[tag.index].topic).gates.failed(tag);
                     batch.set(tag.index, Fate::Returned);
                     self.returned.push(Returned { no: tag.no, index: tag.index, refusal });
                 }
@@ -218,7 +222,9 @@ impl Sender<'_> {
         self.dead_since = None;
         self.swap_wanted = false;
         self.term.metrics.producer_replaced.inc();
+        self.awaits_report = false;
         self.publisher.replace_main()?;
+        self.topics.close_gates();
         Ok(())
     }
 }
