@@ -3,10 +3,12 @@
 //! Owns the window, the blocked keys and what is known of topics; it is the only one that decides who waits. The
 //! decisions themselves are pure: `message::judge` before sending, `verdict::decide` after a report.
 //!
-//! Order is kept by three rules. A row whose key is blocked is put off behind it. When a report is not a success,
+//! Order is kept by four rules. A row whose key is blocked is put off behind it. When a report is not a success,
 //! nothing more goes to the main producer until it has been judged; if the producer died of it, everything behind
 //! came back unsent, and it goes out again in order through the spare. Rows that are suspect never travel with
-//! others: they are put off without a wait and come back alone, through the second producer.
+//! others: they are put off without a wait and come back alone, through the second producer. And the first keyed row of
+//! a partition goes before all others, until its confirm (`gates`): a broker takes any sequence number for a
+//! producer's first, so a second one in flight could pass it.
 
 mod due;
 mod put_off;
