@@ -18,6 +18,9 @@ use crate::store::poll::{self, Page, PageLimits, Reader};
 /// Pause after an error, doubling from the first to the second.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// An empty poll that took so long has walked through rows that nobody may see yet.
+const EXPENSIVE: Duration = Duration::from_millis(100);
+
 /// The longest rest after an expensive poll that found nothing.
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -73,8 +76,12 @@ pub(super) async fn read(
         }
         if page.rows.is_empty() {
             drop(room);
-            // An open bulk load makes every poll walk its invisible rows: polling rests four times as long as it works.
-            pause = (pause * 2).min(term.config.poll_max).max((4 * took).min(REST_MAX));
+            pause = (pause * 2).min(term.config.poll_max);
+            // An open bulk load makes every poll walk its invisible rows: then polling rests four times as long as it
+            // works. A poll that merely waited for a busy machine must not: that would be its latency.
+            if took >= EXPENSIVE {
+                pause = pause.max((4 * took).min(REST_MAX));
+            }
         } else {
             crash_point::reach(if late { crash_point::INSIDE_LATE_PAGING } else { crash_point::AFTER_READ });
             room.send(page);

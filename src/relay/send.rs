@@ -133,7 +133,7 @@ impl<'a> Sender<'a> {
     ) -> Result<(), TermEnd> {
         let running = self.term.health.running(Loop::Send);
         let inbox = Arc::clone(self.publisher.inbox());
-        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
         let mut minute = tokio::time::interval(Duration::from_secs(60));
         let mut doubts = tokio::time::interval(Duration::from_secs(5));
         let (mut pages_open, mut due_open) = (true, true);
@@ -360,7 +360,7 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// Twenty times a second: gauges, questions to repeat, producers that died in silence.
+    /// Ten times a second: gauges, questions to repeat, producers that died in silence.
     fn look_around(&mut self) -> Result<(), TermEnd> {
         let metrics = &self.term.metrics;
         metrics.in_flight_messages.set(self.rows as f64);
