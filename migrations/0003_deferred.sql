@@ -30,7 +30,9 @@ create table outbox.deferred (
     check (due_at is not null or reason = 'behind')
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 create index deferred_due_idx on outbox.deferred (due_at) where due_at is not null;
-create index deferred_key_idx on outbox.deferred (topic, key, id);
+-- Scheduled rows block nobody and are not bounded in number, so what looks for waiting rows does not meet them.
+create index deferred_key_idx on outbox.deferred (topic, key, id) where reason <> 'scheduled';
+create index deferred_oldest_idx on outbox.deferred (topic, created_at) where reason <> 'scheduled';
 comment on table outbox.deferred is 'Rows that had to be passed over for now: refused and retried with backoff, waiting behind such a row of their key, or scheduled.';
 
 create table outbox.dead_letter (

@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::health::{Health, Loop};
 use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
 use crate::store::{Server, Session, backlog};
 
 /// How often is sampled.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(5);
 
-/// Samples for ever.
-pub async fn sample(server: Server, metrics: Arc<Metrics>, health: Arc<Health>) {
+/// Samples for ever, on whichever server is the current one.
+pub async fn sample(server: watch::Receiver<Server>, metrics: Arc<Metrics>, health: Arc<Health>) {
     let running = health.running(Loop::Sample);
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -23,6 +25,7 @@ pub async fn sample(server: Server, metrics: Arc<Metrics>, health: Arc<Health>) 
         let started = Instant::now();
         let sampled = async {
             if session.is_none() {
+                let server = server.borrow().clone();
                 session = Some(server.connect("sample").await?);
             }
             backlog::sample(session.as_mut().expect("it was opened above")).await

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
@@ -35,7 +37,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// What outlives a term.
 struct Daemon {
     config: Config,
-    server: Server,
+    /// Replaced when `postgres.url_file` has changed.
+    server: watch::Sender<Server>,
     publisher: Publisher,
     topics: Topics,
     metrics: Arc<Metrics>,
@@ -46,6 +49,8 @@ struct Daemon {
     kafka_cluster_id: Option<String>,
     /// Kafka answers, but not to us.
     kafka_refuses_login: bool,
+    /// The epoch that we last took or tried to take; it is resigned on the way out, if it is still ours.
+    claimed: Option<i64>,
     terminate: CancellationToken,
     said: Option<(String, Instant)>,
 }
@@ -65,7 +70,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let http = http::serve(config.http.listen, Arc::clone(&metrics), Arc::clone(&health))
         .with_context(|| format!("listen on {}", config.http.listen))?;
     let mut daemon = Daemon::build(config, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
-    let sampler = tokio::spawn(crate::backlog::sample(daemon.server.clone(), metrics, Arc::clone(&health)));
+    let sampler =
+        tokio::spawn(crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health)));
     let ended = daemon.follow_and_lead().await;
     sampler.abort();
     drop(http);
@@ -95,13 +101,14 @@ impl Daemon {
             topics: Topics::start(&settings)?,
             publisher: Publisher::start(settings)?,
             config,
-            server,
+            server: watch::Sender::new(server),
             metrics,
             health,
             holder,
             holder_name,
             kafka_cluster_id: None,
             kafka_refuses_login: false,
+            claimed: None,
             terminate,
             said: None,
         })
@@ -114,14 +121,10 @@ impl Daemon {
             self.metrics.leader_transitions.inc();
             self.metrics.leader.set(1.0);
             let ended = self.lead(won).await;
-            self.metrics.leader.set(0.0);
-            self.metrics.lease_expiry_timestamp.set(0.0);
+            self.metrics.end_term();
             self.publisher.end_term();
             match ended {
-                Ok(()) => {
-                    self.resign(epoch).await;
-                    break;
-                }
+                Ok(()) => break,
                 Err(error) => {
                     if matches!(error, TermEnd::Store(StoreError::LeaseLost)) {
                         self.metrics.fencing_rejections.inc();
@@ -137,6 +140,10 @@ impl Daemon {
                     }
                 }
             }
+        }
+        // Also after a term that failed, and where we were stopped in the middle of a takeover.
+        if let Some(epoch) = self.claimed {
+            self.resign(epoch).await;
         }
         tracing::info!("relay stopped");
         Ok(())
@@ -183,7 +190,7 @@ impl Daemon {
         watch: &mut Watch,
     ) -> anyhow::Result<Option<Won>> {
         if session.is_none() {
-            let mut fresh = match self.server.connect("follow").await {
+            let mut fresh = match self.server().connect("follow").await {
                 Ok(fresh) => fresh,
                 Err(error) => {
                     self.metrics.database_error(Operation::Connect);
@@ -212,6 +219,7 @@ impl Daemon {
         let identity = lease::read_identity(session).await?;
         check_identity(&seen, &identity, &cluster)?;
         let token = Uuid::new_v4();
+        self.claimed = Some(seen.epoch + 1);
         let sent_at = Instant::now();
         let won =
             lease::take_over(session, &seen, self.holder, &self.holder_name, token, &identity, &cluster)
@@ -229,12 +237,12 @@ impl Daemon {
 
     /// One term: relays while the beat is raised.
     async fn lead(&mut self, won: Won) -> Result<(), TermEnd> {
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let drain = CancellationToken::new();
         let term = Term {
             epoch: won.epoch,
             token: won.token,
             trust: Arc::clone(&won.trust),
-            server: self.server.clone(),
+            server: self.server(),
             config: self.config.relay.clone(),
             retry: self.config.retry.clone(),
             stamp: Stamp {
@@ -248,13 +256,13 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             drain: drain.clone(),
-            stop: stop.clone(),
         };
         let ttl = self.config.lease.ttl;
         let drain_timeout = self.config.relay.drain_timeout;
         let terminate = self.terminate.clone();
-        let (metrics, health) = (Arc::clone(&self.metrics), Arc::clone(&self.health));
-        let beat = leader::beat(&self.server, self.holder, won.epoch, ttl, &won.trust, &metrics, &health);
+        let health = Arc::clone(&self.health);
+        // On a task of its own: nothing that the relay does may hold up the beat.
+        let beat = AbortOnDropHandle::new(tokio::spawn(leader::beat(term.clone(), self.holder, ttl)));
         let topics = self.topics.clone();
         let publisher = &mut self.publisher;
         let relay = async {
@@ -273,21 +281,21 @@ impl Daemon {
         };
         tokio::select! {
             ended = relay => ended,
-            ended = beat => Err(ended),
+            ended = beat => Err(ended.unwrap_or(TermEnd::TrustRanOut)),
             () = deadline => Ok(()),
         }
     }
 
     async fn resign(&self, epoch: i64) {
         let resigned = async {
-            let mut session = self.server.connect("resign").await?;
+            let mut session = self.server().connect("resign").await?;
             let ours = lease::resign(&mut session, self.holder, epoch).await?;
             session.close().await;
             Ok::<bool, StoreError>(ours)
         };
         match tokio::time::timeout(Duration::from_secs(5), resigned).await {
             Ok(Ok(true)) => tracing::info!(epoch, "lease resigned"),
-            Ok(Ok(false)) => tracing::warn!(epoch, "the lease was no longer ours"),
+            Ok(Ok(false)) => tracing::info!(epoch, "the lease was not ours any more"),
             Ok(Err(error)) => {
                 tracing::warn!(epoch, error = chain(&error), "the lease could not be resigned, it runs out")
             }
@@ -309,9 +317,13 @@ impl Daemon {
             }
             Err(error) => {
                 for class in self.publisher.inbox().take_errors() {
-                    let class = KafkaErrorClass::named(class);
-                    self.metrics.kafka_error(class);
-                    self.kafka_refuses_login |= class == KafkaErrorClass::Authentication;
+                    self.metrics.kafka_error(KafkaErrorClass::named(class));
+                    // An outage after a refused login is an outage; a refused login also counts as unreachable.
+                    match class {
+                        "authentication" => self.kafka_refuses_login = true,
+                        "unreachable" => {}
+                        _ => self.kafka_refuses_login = false,
+                    }
                 }
                 let mut error = anyhow::Error::new(error).context("waiting for kafka");
                 if self.kafka_refuses_login {
@@ -325,11 +337,15 @@ impl Daemon {
         }
     }
 
+    fn server(&self) -> Server {
+        self.server.borrow().clone()
+    }
+
     /// The password may have been rotated: `postgres.url_file` is read again when a connection fails.
     fn reread_url(&mut self) {
         let Ok(urls) = self.config.postgres.reread_host_urls() else { return };
         if let Ok(server) = Server::new(urls.iter().map(|url| url.expose())) {
-            self.server = server;
+            self.server.send_replace(server);
         }
     }
 

@@ -12,17 +12,16 @@
 //! monotonic clock, counted only between reads that succeeded. The leader trusts its lease for a ttl less a margin from
 //! *before* it sent the renewal, so its trust ends before anybody can take over.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use crate::health::{Health, Loop};
-use crate::metrics::{Metrics, Operation};
-use crate::relay::TermEnd;
+use crate::health::Loop;
+use crate::metrics::Operation;
+use crate::relay::{Term, TermEnd};
 use crate::store::lease::{self, Lease};
-use crate::store::{Server, Session, StoreError};
+use crate::store::{Session, StoreError};
 
 /// Until when the lease may be believed in. Written by the beat, read by everybody who hands something out.
 #[derive(Debug)]
@@ -109,16 +108,9 @@ pub fn claim(lease: &Lease, me: Uuid, still_for: Duration, ttl: Duration) -> Opt
 }
 
 /// Raises the beat every ttl / 3 until the term ends. Never returns while the lease is ours and trusted.
-pub async fn beat(
-    server: &Server,
-    holder: Uuid,
-    epoch: i64,
-    ttl: Duration,
-    trust: &Trust,
-    metrics: &Metrics,
-    health: &Arc<Health>,
-) -> TermEnd {
-    let running = health.running(Loop::Lead);
+pub async fn beat(term: Term, holder: Uuid, ttl: Duration) -> TermEnd {
+    let (trust, metrics) = (&term.trust, &term.metrics);
+    let running = term.health.running(Loop::Lead);
     let mut session: Option<Session> = None;
     let mut due = tokio::time::interval(ttl / 3);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -128,9 +120,9 @@ pub async fn beat(
             due.tick().await;
             let sent_at = Instant::now();
             if session.is_none() {
-                session = Some(server.connect("beat").await?);
+                session = Some(term.server.connect("beat").await?);
             }
-            lease::raise_beat(session.as_mut().expect("it was opened above"), holder, epoch).await?;
+            lease::raise_beat(session.as_mut().expect("it was opened above"), holder, term.epoch).await?;
             metrics.database_seconds(Operation::Beat, sent_at.elapsed().as_secs_f64());
             Ok::<Instant, StoreError>(sent_at)
         };

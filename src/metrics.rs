@@ -204,6 +204,20 @@ impl Metrics {
         self.reading_stopped.of(cause).set(f64::from(u8::from(stopped)));
     }
 
+    /// This process leads no more: what only a leader knows goes back to zero, for others report it now.
+    pub fn end_term(&self) {
+        for gauge in [
+            &self.leader,
+            &self.lease_expiry_timestamp,
+            &self.in_flight_messages,
+            &self.in_flight_bytes,
+            &self.blocked_keys,
+        ] {
+            gauge.set(0.0);
+        }
+        StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));
+    }
+
     /// Says whether the last call to this dependency succeeded.
     pub fn set_dependency_up(&self, dependency: Dependency, up: bool) {
         self.dependency_up.of(dependency).set(f64::from(u8::from(up)));

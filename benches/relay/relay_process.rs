@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use outbox_relay::servers::process::{BoundCommand, Process};
+use outbox_relay::servers::process::{BoundCommand, Process, Signal};
 use sqlx::PgPool;
 
 use crate::report::Figures;
@@ -33,6 +33,14 @@ impl Relay {
         let before = cpu_seconds(self.process.pid());
         tokio::time::sleep(during).await;
         (cpu_seconds(self.process.pid()) - before) / during.as_secs_f64()
+    }
+}
+
+/// It resigns, so that the next one need not wait for its lease.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.process.signal(Signal::TERM);
+        self.process.wait(Duration::from_secs(30));
     }
 }
 

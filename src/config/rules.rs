@@ -36,7 +36,7 @@ pub(super) fn load(
         postgres: postgres(&mut reader),
         kafka: kafka(&mut reader, needs_kafka),
         relay: relay(&mut reader),
-        lease: LeaseConfig { ttl: reader.duration("lease.ttl", SECOND..=5 * MINUTE) },
+        lease: LeaseConfig { ttl: reader.duration("lease.ttl", SECOND..=2 * MINUTE) },
         retry: RetryConfig {
             base: reader.duration("retry.base", MILLISECOND..=HOUR),
             max: reader.duration("retry.max", MILLISECOND..=24 * HOUR),

@@ -300,7 +300,7 @@ impl Producer {
 
     /// Gives up what is queued and in flight; the reports arrive in the inbox.
     pub fn purge(&self) {
-        self.native.purge(PurgeConfig::default().queue().inflight());
+        self.native.purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 
     /// Asks for the metadata of one topic, never creating it, or of all. Blocks until a broker answers or the deadline

@@ -71,8 +71,6 @@ pub struct Term {
     pub health: Arc<crate::health::Health>,
     /// Read nothing new, finish the rest.
     pub drain: CancellationToken,
-    /// Stop where you are.
-    pub stop: CancellationToken,
 }
 
 impl Term {
@@ -178,16 +176,11 @@ pub async fn run(
     let resume = inheritance.resume;
     let position = resume.position.clone();
     let sender = send::Sender::new(term.clone(), publisher, topics, inheritance.waiting, deferred);
-    let loops = async {
-        tokio::try_join!(
-            read::read(term.clone(), resume, pages, deferred_seen.clone()),
-            retry::retry(term.clone(), due, deferred_seen),
-            sender.run(pages_in, due_in, decided, settled_in),
-            settle::settle(term.clone(), position, decided_in, settled),
-        )
-    };
-    tokio::select! {
-        ended = loops => ended.map(|_| ()),
-        () = term.stop.cancelled() => Ok(()),
-    }
+    tokio::try_join!(
+        read::read(term.clone(), resume, pages, deferred_seen.clone()),
+        retry::retry(term.clone(), due, deferred_seen),
+        sender.run(pages_in, due_in, decided, settled_in),
+        settle::settle(term, position, decided_in, settled),
+    )
+    .map(|_| ())
 }

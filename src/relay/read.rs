@@ -3,7 +3,7 @@
 //! Owns the reading position in memory and the pace of polling. It moves on without waiting for anybody: the position
 //! that counts is the one in the ledger, and a new leader starts there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +17,9 @@ use crate::store::poll::{self, Page, PageLimits, Reader};
 
 /// Pause after an error, doubling from the first to the second.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// The longest rest after an expensive poll that found nothing.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Reads until draining, or until the term is over.
 pub(super) async fn read(
@@ -43,15 +46,15 @@ pub(super) async fn read(
         let Some(room) = room(&term, &pages, &mut deferred).await else { return Ok(()) };
         let polled = async {
             let session = connected(&term, &mut session).await?;
+            let started = Instant::now();
             let page = reader.poll(session, &position, &limits, term.token, short, &as_of).await?;
             if !page.rows.is_empty() {
                 poll::flush_barrier(session, page.unflushed).await?;
             }
-            Ok(page)
+            Ok((page, started.elapsed()))
         };
-        let started = std::time::Instant::now();
-        let page = match polled.await {
-            Ok(page) => page,
+        let (page, took) = match polled.await {
+            Ok(polled) => polled,
             Err(error) => {
                 session = None;
                 term.metrics.database_error(Operation::Poll);
@@ -59,16 +62,19 @@ pub(super) async fn read(
                 continue;
             }
         };
-        term.metrics.database_seconds(Operation::Poll, started.elapsed().as_secs_f64());
+        term.metrics.database_seconds(Operation::Poll, took.as_secs_f64());
         trouble = RECONNECT.0;
         short = !page.more;
         let (more, late) = (page.more, position.late.is_some());
         position = page.next.clone();
         as_of.clone_from(&page.as_of);
-        term.metrics.set_backlog(BacklogState::Ready, (page.last_id - position.high).max(0) as u64);
+        if let Some(last_id) = page.last_id {
+            term.metrics.set_backlog(BacklogState::Ready, (last_id - position.high).max(0) as u64);
+        }
         if page.rows.is_empty() {
             drop(room);
-            pause = (pause * 2).min(term.config.poll_max);
+            // An open bulk load makes every poll walk its invisible rows: polling rests four times as long as it works.
+            pause = (pause * 2).min(term.config.poll_max).max((4 * took).min(REST_MAX));
         } else {
             crash_point::reach(if late { crash_point::INSIDE_LATE_PAGING } else { crash_point::AFTER_READ });
             room.send(page);
@@ -118,6 +124,7 @@ async fn room<'a>(
     }
     loop {
         tokio::select! {
+            biased;
             () = term.drain.cancelled() => return None,
             room = pages.reserve() => {
                 term.metrics.set_reading_stopped(StopCause::WindowFull, false);

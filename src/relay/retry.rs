@@ -14,6 +14,9 @@ use crate::store::deferred::{self, DueLimits};
 /// How often due rows are looked for while any row is deferred and none leaves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How often due rows are looked for while none is known: more may be scheduled than were counted.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
+
 /// Due keys (and rows without key) of one batch.
 const HEADS: i64 = 500;
 
@@ -37,9 +40,12 @@ pub(super) async fn retry(
     let mut pause = LOOK_EVERY;
     let mut left = 0;
     loop {
-        // An outbox without deferred rows is never asked.
+        // An outbox without deferred rows, as far as is known, is hardly ever asked.
         let waited = async {
-            deferred_rows.wait_for(|rows| !rows.is_empty()).await.map(|_| ()).ok()?;
+            let known = deferred_rows.wait_for(|rows| !rows.is_empty());
+            if let Ok(known) = tokio::time::timeout(LOOK_ANYWAY, known).await {
+                known.map(|_| ()).ok()?;
+            }
             if left == 0 {
                 tokio::time::sleep(LOOK_EVERY).await;
             }

@@ -3,10 +3,12 @@
 //! Owns the window, the blocked keys and what is known of topics; it is the only one that decides who waits. The
 //! decisions themselves are pure: `message::judge` before sending, `verdict::decide` after a report.
 //!
-//! Order is kept by three rules. A row whose key is blocked is put off behind it. When a report is not a success,
+//! Order is kept by four rules. A row whose key is blocked is put off behind it. When a report is not a success,
 //! nothing more goes to the main producer until it has been judged; if the producer died of it, everything behind
 //! came back unsent, and it goes out again in order through the spare. Rows that are suspect never travel with
-//! others: they are put off without a wait and come back alone, through the second producer.
+//! others: they are put off without a wait and come back alone, through the second producer. And the first keyed row of
+//! a partition goes before all others, until its confirm (`gates`): a broker takes any sequence number for a
+//! producer's first, so a second one in flight could pass it.
 
 mod due;
 mod put_off;
@@ -133,6 +135,7 @@ impl<'a> Sender<'a> {
         let inbox = Arc::clone(self.publisher.inbox());
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         let mut minute = tokio::time::interval(Duration::from_secs(60));
+        let mut doubts = tokio::time::interval(Duration::from_secs(5));
         let (mut pages_open, mut due_open) = (true, true);
         loop {
             self.take_reports();
@@ -165,8 +168,8 @@ impl<'a> Sender<'a> {
                     Some(page) => self.take_page(page),
                     None => pages_open = false,
                 },
+                _ = doubts.tick() => self.topics.ask_again(),
                 _ = minute.tick() => {
-                    self.topics.ask_again();
                     self.topics.close_silent_gates(Instant::now());
                     self.publisher.teach_spares(&self.topics.ready());
                 }
@@ -371,7 +374,7 @@ impl<'a> Sender<'a> {
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);
         }
-        self.publisher.revive_second()?;
+        self.revive_second()?;
         Ok(())
     }
 

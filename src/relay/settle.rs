@@ -113,6 +113,7 @@ async fn company(
 async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settlement) -> Result<(), TermEnd> {
     let mut pause = Duration::from_millis(100);
     loop {
+        term.health.tick(Loop::Settle);
         let started = Instant::now();
         let written = async {
             if session.is_none() {

@@ -23,6 +23,9 @@ use super::gates::Gates;
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
 
+/// Questions asked on suspicion at a time: each one holds a thread, for seconds in an outage.
+const ASKED_AT_ONCE: usize = 8;
+
 /// A question is not repeated before its last answer, or the lack of one, is this old.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -173,7 +176,11 @@ impl KnownTopics {
                 topic.standing = Standing::Ready(settings);
                 tracing::info!(topic = &**name, "topic is usable again");
             }
-            _ => *probe = Probe::Idle,
+            _ => {
+                *probe = Probe::Idle;
+                // The answer is no, and new: the topic's other due rows must not each wait for the same.
+                topic.answered_at = Some(Instant::now());
+            }
         }
     }
 
@@ -211,7 +218,7 @@ impl KnownTopics {
         true
     }
 
-    /// Asks about every topic whose answer has grown old.
+    /// Asks about a few topics whose answers have grown old.
     pub fn ask_again(&mut self) {
         let old: Vec<Arc<str>> = self
             .known
@@ -223,6 +230,7 @@ impl KnownTopics {
                 Standing::Sick { .. } => false,
             })
             .map(|(name, _)| Arc::clone(name))
+            .take(ASKED_AT_ONCE)
             .collect();
         for name in old {
             self.ask(&name);

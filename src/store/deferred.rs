@@ -95,11 +95,16 @@ pub async fn waiting_keys(session: &mut Session) -> Result<Vec<(Arc<str>, Box<[u
         .await
 }
 
-/// Counts deferred rows.
+/// Scheduled rows are not bounded in number; counting more of them would only cost time.
+const SCHEDULED_COUNTED: i64 = 1_000_000;
+
+/// Counts deferred rows, scheduled ones up to [`SCHEDULED_COUNTED`].
 pub async fn counts(session: &mut Session) -> Result<DeferredCounts, StoreError> {
     const WHAT: &str = "count deferred rows";
     let row = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/deferred_counts.sql")).fetch_one(c).await)
+        .within(WHAT, async |c| {
+            sqlx::query(include_str!("sql/deferred_counts.sql")).bind(SCHEDULED_COUNTED).fetch_one(c).await
+        })
         .await?;
     let number = |name| row.try_get::<i64, _>(name).map_err(|e| StoreError::from_sqlx(WHAT, e));
     Ok(DeferredCounts {

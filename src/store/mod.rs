@@ -80,7 +80,10 @@ impl StoreError {
         let text = error.message().to_owned();
         match code.as_str() {
             // Server shutting down, crashed, starting up; connection limit; read-only after a failover.
-            "57P01" | "57P02" | "57P03" | "57014" | "53300" | "25006" => StoreError::Unavailable(source),
+            "57P01" | "57P02" | "57P03" | "53300" | "25006" => StoreError::Unavailable(source),
+            "57014" => StoreError::Silent { what, seconds: connect::STATEMENT_DEADLINE.as_secs() },
+            // A plan from before a migration; the next connection makes a new one.
+            "0A000" if text.contains("cached plan") => StoreError::Unavailable(source),
             _ if code.starts_with("08") => StoreError::Unavailable(source),
             "28000" | "28P01" => StoreError::Unusable(format!(
                 "postgres refuses the login: {text}; check user and password in postgres.url"

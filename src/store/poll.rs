@@ -42,8 +42,8 @@ pub struct Page {
     pub more: bool,
     /// Database clock, microseconds since 1970.
     pub database_us: i64,
-    /// Highest id drawn so far, committed or not.
-    pub last_id: i64,
+    /// Highest id drawn so far, committed or not; not looked at while late rows are paged.
+    pub last_id: Option<i64>,
     /// WAL position that covers every commit in the page; `None` when it was on disk already.
     pub unflushed: Option<i64>,
 }
@@ -61,6 +61,7 @@ struct Facts {
     flushed: i64,
     database_us: i64,
     next_txid: String,
+    standbys: bool,
 }
 
 impl Reader {
@@ -106,6 +107,7 @@ impl Reader {
             .bind(as_of);
         let answer = self.collect(session, query).await?;
         let facts = answer.facts?;
+        refuse_a_younger_sequence(facts.last_id, position.high)?;
         let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
         let fresh_full = answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes;
         let seen = Seen {
@@ -122,8 +124,9 @@ impl Reader {
             as_of,
             more: late_full || fresh_full,
             database_us: facts.database_us,
-            last_id: facts.last_id,
-            unflushed: (facts.written > facts.flushed).then_some(facts.written),
+            last_id: Some(facts.last_id),
+            // What is on our disk may not be on a standby's.
+            unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
             rows: answer.rows,
         })
     }
@@ -155,7 +158,7 @@ impl Reader {
             as_of: as_of.to_owned(),
             more: true,
             database_us: facts.database_us,
-            last_id: position.high,
+            last_id: None,
             unflushed: None,
             rows: answer.rows,
         })
@@ -222,11 +225,12 @@ impl Default for Answer {
     }
 }
 
-/// `snapshot incarnation last_id written flushed clock next_txid cache`, as `concat_ws` wrote them.
+/// `snapshot incarnation last_id written flushed clock next_txid cache standbys`, as `concat_ws` wrote them.
 fn facts(text: &str) -> Result<Facts, StoreError> {
     let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
     let fields: Vec<&str> = text.split(' ').collect();
-    let [snapshot, incarnation, last_id, written, flushed, clock, next_txid, cache] = fields[..] else {
+    let [snapshot, incarnation, last_id, written, flushed, clock, next_txid, cache, standbys] = fields[..]
+    else {
         return Err(unreadable());
     };
     match incarnation {
@@ -249,7 +253,19 @@ fn facts(text: &str) -> Result<Facts, StoreError> {
         flushed: number(flushed)?,
         database_us: number(clock)?,
         next_txid: next_txid.to_owned(),
+        standbys: standbys == "t",
     })
+}
+
+/// A sequence that went backwards hands out ids that the position has passed: their rows would never be read.
+fn refuse_a_younger_sequence(last_id: i64, high: i64) -> Result<(), StoreError> {
+    if last_id >= high {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "outbox.message_id_seq stands at {last_id}, but ids up to {high} have been read: it was reset or restored; \
+         run outbox-relay migrate --rebase"
+    )))
 }
 
 /// Waits until everything up to `written` (a WAL position in bytes) is on disk and, where the server has synchronous

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what it saw")]
 
 mod bad_input;
+mod barrier;
 mod crash;
 mod delivery;
 mod demo;

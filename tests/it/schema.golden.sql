@@ -86,7 +86,8 @@ table outbox.deferred owner outbox_owner with {autovacuum_vacuum_scale_factor=0.
     constraint deferred_pkey PRIMARY KEY (id)
     constraint deferred_reason_check CHECK ((reason = ANY (ARRAY['retry'::text, 'behind'::text, 'scheduled'::text])))
     CREATE INDEX deferred_due_idx ON outbox.deferred USING btree (due_at) WHERE (due_at IS NOT NULL)
-    CREATE INDEX deferred_key_idx ON outbox.deferred USING btree (topic, key, id)
+    CREATE INDEX deferred_key_idx ON outbox.deferred USING btree (topic, key, id) WHERE (reason <> 'scheduled'::text)
+    CREATE INDEX deferred_oldest_idx ON outbox.deferred USING btree (topic, created_at) WHERE (reason <> 'scheduled'::text)
     CREATE UNIQUE INDEX deferred_pkey ON outbox.deferred USING btree (id)
 unlogged table outbox.incarnation owner outbox_owner
     rights outbox_relay=arwd/outbox_owner

@@ -82,12 +82,29 @@ impl Sender<'_> {
                     return Ok(());
                 }
                 Err(NotTaken::Dead) => {
-                    self.publisher.revive_second()?;
+                    self.revive_second()?;
                     let text = "the producer ended".to_owned();
                     self.due_failed(index, Refusal { failure: Failure::NotWritten, class: "fatal", text });
                 }
                 Err(NotTaken::Refused(refusal)) => self.due_refused(index, refusal),
             }
+        }
+        Ok(())
+    }
+
+    /// Replaces the second producer if it is dead. Its last reports will not be listened to: what was in flight may
+    /// have been written, and is put off.
+    pub(super) fn revive_second(&mut self) -> Result<(), TermEnd> {
+        if !self.publisher.revive_second()? {
+            return Ok(());
+        }
+        let Some(due) = self.due.as_mut() else { return Ok(()) };
+        due.in_flight = 0;
+        let lost = due.fates.iter().enumerate().filter(|(_, fate)| matches!(fate, Fate::InFlight));
+        let lost: Vec<usize> = lost.map(|(index, _)| index).collect();
+        for index in lost {
+            let text = "no report before the producer ended".to_owned();
+            self.due_failed(index, Refusal { failure: Failure::Unknown, class: "fatal", text });
         }
         Ok(())
     }

@@ -23,17 +23,16 @@ with heads as materialized (
                         where d.topic = h.topic and d.key = h.key and d.id > h.id and d.reason <> 'scheduled'
                         order by d.id limit $2 offset 0) w) f
      where not f.ended
-), page as (
-    select d.*, sum(s.bytes) over (order by d.id) - s.bytes as before
-      from picked p
-           join outbox.deferred d on d.id = p.id
-           cross join lateral (
-               select coalesce(octet_length(d.key), 0) + coalesce(pg_column_size(d.headers), 0)
-                      + case when octet_length(d.payload) <= $3 then octet_length(d.payload) else 0 end as bytes) s
+), page as materialized (
+    -- Numbers only: full rows would be sorted just to be left behind.
+    select s.id, sum(s.bytes) over (order by s.id) - s.bytes as before
+      from (select d.id, coalesce(octet_length(d.key), 0) + coalesce(pg_column_size(d.headers), 0)
+                         + case when octet_length(d.payload) <= $3 then octet_length(d.payload) else 0 end as bytes
+              from picked p join outbox.deferred d on d.id = p.id) s
 )
 select d.id, d.event_id, d.topic, d.key, case when octet_length(d.payload) <= $3 then d.payload end as payload,
        octet_length(d.payload) as payload_bytes, d.headers, d.partition, d.created_at, d.deliver_after, d.expires_at,
        d.reason, d.attempts, d.tries
-  from page d
- where d.before < $4
+  from page p join outbox.deferred d on d.id = p.id
+ where p.before < $4
  order by d.id

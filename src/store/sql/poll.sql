@@ -54,12 +54,14 @@ with facts as materialized (
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
        -- Snapshot, whose token, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
-       -- handed out next (age counts from it, as we hold none ourselves), cache of the sequence.
+       -- handed out next (age counts from it, as we hold none ourselves), cache of the sequence, whether commits wait for
+       -- standbys.
        concat_ws(' ', f.seen, f.incarnation, f.last_id,
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint,
                  pg_snapshot_xmax(f.seen)::text::bigint + age(pg_snapshot_xmax(f.seen)::xid),
-                 (select p.cache_size from pg_sequence_parameters('outbox.message_id_seq'::regclass) p)) as topic,
+                 (select p.cache_size from pg_sequence_parameters('outbox.message_id_seq'::regclass) p),
+                 current_setting('synchronous_standby_names') <> '') as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
        null::timestamptz as expires_at, null::bigint as upto

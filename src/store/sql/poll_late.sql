@@ -29,7 +29,7 @@ select 0 as kind, null::bigint as id, null::uuid as event_id,
                       then (select max(p.id) from page p)
                       else coalesce((select o.id from outbox.message o where o.id > $2 and o.id <= $3
                                       order by o.id offset $7 - 1 limit 1), $3) end,
-                 0, 0, (extract(epoch from clock_timestamp()) * 1000000)::bigint, 0, 1) as topic,
+                 0, 0, (extract(epoch from clock_timestamp()) * 1000000)::bigint, 0, 1, false) as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
        null::timestamptz as expires_at, null::bigint as upto
