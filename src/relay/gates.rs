@@ -18,6 +18,8 @@ pub(super) struct Gates {
     gates: Vec<Gate>,
     /// How many are not open.
     closed: usize,
+    /// How many of these have their first row on its way.
+    firsts: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,7 @@ impl Gates {
     pub fn handed_over(&mut self, partition: i32, tag: Tag) {
         if let Some(gate @ Gate::Closed) = self.gates.get_mut(partition as usize) {
             *gate = Gate::First(tag);
+            self.firsts += 1;
         }
     }
 
@@ -60,18 +63,18 @@ impl Gates {
             *gate = Gate::Open(now);
         }
         // By its number: librdkafka may know another number of partitions for a while, and have put it elsewhere.
-        if self.closed > 0
-            && let Some(gate) = self.gates.iter_mut().find(|gate| **gate == Gate::First(tag))
-        {
+        if let Some(gate) = self.first(tag) {
             *gate = Gate::Open(now);
+            self.firsts -= 1;
             self.closed -= 1;
         }
     }
 
     /// A row was not confirmed.
     pub fn failed(&mut self, tag: Tag) {
-        if let Some(gate) = self.gates.iter_mut().find(|gate| **gate == Gate::First(tag)) {
+        if let Some(gate) = self.first(tag) {
             *gate = Gate::Closed;
+            self.firsts -= 1;
         }
     }
 
@@ -91,8 +94,17 @@ impl Gates {
         self.count();
     }
 
+    /// The gate that waits for this row. Asked for every report, so usually answered without looking.
+    fn first(&mut self, tag: Tag) -> Option<&mut Gate> {
+        if self.firsts == 0 {
+            return None;
+        }
+        self.gates.iter_mut().find(|gate| **gate == Gate::First(tag))
+    }
+
     fn count(&mut self) {
         self.closed = self.gates.iter().filter(|gate| !matches!(gate, Gate::Open(_))).count();
+        self.firsts = self.gates.iter().filter(|gate| matches!(gate, Gate::First(_))).count();
     }
 }
 
