@@ -30,7 +30,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run => {
             let config = load(file)?;
             telemetry::start(&config.log)?;
-            block_on(daemon::run(config)).or_else(|error| {
+            block_on(spawned(daemon::run(config))).or_else(|error| {
                 tracing::error!(error = telemetry::chain(error.as_ref()), "relay ended");
                 Ok(ExitCode::FAILURE)
             })
@@ -61,6 +61,14 @@ fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     let config = Config::load(file, config::environment())?;
     daemon::check(&config)?;
     Ok(config)
+}
+
+/// Runs on a worker of the runtime: on the main thread every answer of Postgres would have to cross to another one, and
+/// an idle relay would spend most of its time on that.
+async fn spawned(
+    command: impl Future<Output = anyhow::Result<ExitCode>> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
+    tokio::spawn(command).await.context("the relay ended unexpectedly")?
 }
 
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

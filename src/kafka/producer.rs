@@ -23,7 +23,7 @@ use crate::receipt::Receipt;
 
 /// One round of polling. Events are handled when they come; the length only matters at the end of the producer, and
 /// each round ends with up to a millisecond of spinning, so short rounds would cost an idle relay real CPU.
-const POLL_ROUND: Duration = Duration::from_secs(1);
+const POLL_ROUND: Duration = Duration::from_secs(5);
 
 /// How long a broker may take to answer a question about topics.
 pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(5);
