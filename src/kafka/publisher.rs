@@ -101,7 +101,9 @@ impl Publisher {
 
     /// The spare takes the main producer's place; what that one still holds is given up.
     pub fn replace_main(&mut self) -> Result<(), KafkaError> {
-        self.main = match self.spares.pop_front() {
+        // The oldest one that is warm, or else the oldest.
+        let next = self.spares.iter().position(Producer::is_warm).unwrap_or(0);
+        self.main = match self.spares.remove(next) {
             Some(spare) => Some(spare),
             None => Some(self.start_main()?),
         };
@@ -191,11 +193,6 @@ impl Publisher {
     /// The report comes from a producer that is still in use.
     pub fn is_current(&self, report: &Report) -> bool {
         [&self.main, &self.second].into_iter().flatten().any(|p| p.generation() == report.generation)
-    }
-
-    /// The next spare has its producer id.
-    pub fn is_warm(&self) -> bool {
-        self.spares.front().is_some_and(Producer::is_warm)
     }
 
     /// Some producer is connected to a broker.
