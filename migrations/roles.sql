@@ -80,16 +80,17 @@ begin
             ('outbox_relay', 'usage on schema outbox'),
             ('outbox_relay', 'select on outbox.message, outbox.migration'),
             ('outbox_relay', 'select on sequence outbox.message_id_seq'),
-            ('outbox_relay', 'select, insert on outbox.ledger, outbox.dead_letter'),
+            ('outbox_relay', 'select, insert on outbox.ledger, outbox.attempt'),
+            ('outbox_relay', 'select, insert, update on outbox.dead_letter'),
             ('outbox_relay', 'select, insert, update, delete on outbox.deferred, outbox.incarnation'),
             ('outbox_relay', 'select, update on outbox.lease, outbox.beat'),
-            ('outbox_relay', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group'),
+            ('outbox_relay', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane'),
 
             ('outbox_reader', 'usage on schema outbox'),
-            ('outbox_reader', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.migration'),
+            ('outbox_reader', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration'),
 
             ('outbox_admin', 'usage on schema outbox'),
-            ('outbox_admin', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.migration')
+            ('outbox_admin', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration')
         ) as rights (who, what)
         union all
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.

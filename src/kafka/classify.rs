@@ -6,7 +6,7 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::{NotTaken, Refusal};
-use crate::verdict::Failure;
+use crate::verdict::{Failure, TopicTrouble};
 
 /// What a code in a delivery report or at the hand-over means for the row.
 pub(super) fn failure(code: Code) -> Failure {
@@ -14,11 +14,12 @@ pub(super) fn failure(code: Code) -> Failure {
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
         // What librdkafka had queued when the topic vanished.
-        | Code::UnknownPartition
-        | Code::TopicAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
+        | Code::UnknownPartition => Failure::Topic(TopicTrouble::Missing),
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            Failure::Topic(TopicTrouble::Forbidden)
+        }
         // The topic's clock bounds, not the row, refuse a timestamp.
-        | Code::InvalidTimestamp => Failure::Topic,
+        Code::InvalidTimestamp => Failure::Topic(TopicTrouble::Timestamp),
         // The bad company of a refused record, and what a dying producer gives back unsent.
         Code::InvalidDifferentRecord
         | Code::GaplessGuarantee
@@ -133,10 +134,10 @@ mod tests {
         check(Code::PurgeQueue, Failure::NotWritten, "other");
         check(Code::PurgeInflight, Failure::Unknown, "other");
         check(Code::MessageTimedOut, Failure::Unknown, "unreachable");
-        check(Code::UnknownTopicOrPartition, Failure::Topic, "topic");
-        check(Code::TopicAuthorizationFailed, Failure::Topic, "authorization");
-        check(Code::InvalidTimestamp, Failure::Topic, "topic");
-        check(Code::UnknownPartition, Failure::Topic, "topic");
+        check(Code::UnknownTopicOrPartition, Failure::Topic(TopicTrouble::Missing), "topic");
+        check(Code::TopicAuthorizationFailed, Failure::Topic(TopicTrouble::Forbidden), "authorization");
+        check(Code::InvalidTimestamp, Failure::Topic(TopicTrouble::Timestamp), "topic");
+        check(Code::UnknownPartition, Failure::Topic(TopicTrouble::Missing), "topic");
         check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
     }
 

@@ -141,6 +141,7 @@ impl Publisher {
         let producer = match route {
             Route::Main => self.main.as_ref(),
             Route::Alone => self.second.as_ref(),
+            Route::Once => None,
         };
         let producer = producer.ok_or(NotTaken::Dead)?;
         producer.send(

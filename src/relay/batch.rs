@@ -6,7 +6,7 @@ use crate::message::OutboxRow;
 use crate::position::Position;
 use crate::receipt::Receipt;
 use crate::store::deferred::DueRow;
-use crate::store::settle::{Deferral, Outcome, Reason};
+use crate::store::settle::{Attempt, Death, Deferral, Outcome, Reason};
 
 use super::Decided;
 
@@ -25,11 +25,13 @@ pub(super) enum Fate {
     Expired,
     /// Put off (again).
     PutOff(Box<Deferral>),
+    /// It becomes a dead letter.
+    Dead(Box<Death>),
 }
 
 impl Fate {
     fn is_decided(&self) -> bool {
-        matches!(self, Fate::Published(_) | Fate::Expired | Fate::PutOff(_))
+        matches!(self, Fate::Published(_) | Fate::Expired | Fate::PutOff(_) | Fate::Dead(_))
     }
 }
 
@@ -47,6 +49,8 @@ pub(super) struct Batch {
     /// The position once all rows are settled.
     pub next: Position,
     pub begun: std::time::Instant,
+    /// Attempts that failed.
+    pub attempts: Vec<Attempt>,
 }
 
 impl Batch {
@@ -60,6 +64,7 @@ impl Batch {
             rows,
             next,
             begun: std::time::Instant::now(),
+            attempts: Vec::new(),
         }
     }
 
@@ -76,11 +81,13 @@ impl Batch {
     pub fn decided(self) -> Decided {
         let mut outcome = Outcome::default();
         outcome.published.reserve(self.rows.len());
+        outcome.rare.attempts = self.attempts;
         for (row, fate) in self.rows.iter().zip(self.fates) {
             match fate {
                 Fate::Published(receipt) => outcome.published.push((row.id, receipt)),
                 Fate::Expired => outcome.expired.push(row.id),
                 Fate::PutOff(deferral) => outcome.deferred.push(*deferral),
+                Fate::Dead(death) => outcome.rare.dead.push(*death),
                 Fate::Waiting | Fate::InFlight | Fate::Returned => unreachable!("every row is decided"),
             }
         }
@@ -107,19 +114,28 @@ pub(super) struct DueBatch {
     /// The chain of each row.
     pub chain_of: Vec<usize>,
     pub in_flight: usize,
+    /// Attempts that failed.
+    pub attempts: Vec<Attempt>,
     pub settled: Option<tokio::sync::oneshot::Sender<usize>>,
 }
 
 impl DueBatch {
     /// `rows` are in order of id. Rows of one key form a chain; every row without key is a chain of its own.
-    pub fn new(no: u64, rows: Vec<DueRow>, settled: tokio::sync::oneshot::Sender<usize>) -> DueBatch {
+    /// A row that has to get behind an earlier one is in no chain.
+    pub fn new(rows: Vec<DueRow>, settled: tokio::sync::oneshot::Sender<usize>) -> DueBatch {
         let mut chains: Vec<Vec<usize>> = Vec::new();
         let mut by_key = std::collections::HashMap::new();
         let mut chain_of = Vec::with_capacity(rows.len());
         for (index, due) in rows.iter().enumerate() {
             let chain = match &due.row.key {
-                Some(key) => *by_key.entry((Arc::clone(&due.row.topic), key.clone())).or_insert(chains.len()),
-                None => chains.len(),
+                _ if due.waits => {
+                    chain_of.push(usize::MAX);
+                    continue;
+                }
+                Some(key) if !due.passable => {
+                    *by_key.entry((Arc::clone(&due.row.topic), key.clone())).or_insert(chains.len())
+                }
+                _ => chains.len(),
             };
             if chain == chains.len() {
                 chains.push(Vec::new());
@@ -129,13 +145,14 @@ impl DueBatch {
         }
         chains.iter_mut().for_each(|chain| chain.reverse());
         DueBatch {
-            no,
+            no: 0,
             fates: rows.iter().map(|_| Fate::Waiting).collect(),
             ready: (0..chains.len()).rev().collect(),
             chains,
             chain_of,
             rows,
             in_flight: 0,
+            attempts: Vec::new(),
             settled: Some(settled),
         }
     }
@@ -148,22 +165,29 @@ impl DueBatch {
     /// What the settlement records: rows behind one that failed are left as they were.
     pub fn decided(self) -> Decided {
         let mut decided = Decided { settled: self.settled, ..Decided::default() };
+        decided.outcome.rare.attempts = self.attempts;
         for (due, fate) in self.rows.into_iter().zip(self.fates) {
             match fate {
                 Fate::Published(receipt) => decided.outcome.published.push((due.row.id, receipt)),
                 Fate::Expired => decided.outcome.expired.push(due.row.id),
+                Fate::Dead(death) => decided.outcome.rare.dead.push(*death),
                 Fate::PutOff(deferral) => {
                     decided.outcome.deferred.push(*deferral);
                     continue;
                 }
                 Fate::Waiting | Fate::InFlight | Fate::Returned => continue,
             }
+            decided.left += 1;
             decided.outcome.departed.push(due.row.id);
-            // A scheduled row never blocked its key.
+            // Neither a scheduled row nor one that others may pass has blocked its key.
             if due.reason != Reason::Scheduled {
-                decided.departed.push((due.row.topic, due.row.key));
+                let key = if due.passable { None } else { due.row.key };
+                decided.departed.push((due.row.topic, key));
             }
         }
+        // Dead rows leave by becoming dead letters.
+        let dead: Vec<i64> = decided.outcome.rare.dead.iter().map(|death| death.id).collect();
+        decided.outcome.departed.retain(|id| !dead.contains(id));
         decided
     }
 }

@@ -30,7 +30,8 @@ pub mod send;
 pub mod settle;
 mod topics;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -108,11 +109,47 @@ pub enum TermEnd {
 /// A key within its topic.
 type TopicKey = (Arc<str>, Option<Box<[u8]>>);
 
-/// Deferred rows that are due. The answer comes when their settlement has been written: how many have left.
+/// What goes to the sender beside pages. The answer comes when the settlement has been written: how many rows of
+/// `outbox.deferred` have left.
 #[derive(Debug)]
-struct Due {
-    rows: Vec<DueRow>,
-    settled: oneshot::Sender<usize>,
+enum Beside {
+    /// Deferred rows that are due.
+    Due { rows: Vec<DueRow>, settled: oneshot::Sender<usize> },
+    /// Rows that are to become deferred rows.
+    Entrance(Entrance),
+}
+
+/// Rows that enter the ordered pipeline from somewhere else than a poll. From the settlement on they are deferred rows
+/// that are due, and go like all of those. Due rows and entrances take turns, so a due row that was fetched before
+/// cannot pass one that enters.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Not more than a page of them.
+    pub rows: Vec<Entrant>,
+    /// Where they come from.
+    pub origin: Origin,
+    /// Answered when the settlement has been written; dropped when the lease ended before.
+    pub settled: oneshot::Sender<usize>,
+}
+
+/// A row that enters.
+#[derive(Debug, Clone)]
+pub struct Entrant {
+    /// Its id.
+    pub id: i64,
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its key.
+    pub key: Option<Box<[u8]>>,
+}
+
+/// Where a row that enters comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// `outbox.dead_letter`: somebody asked for another try.
+    Requeued,
+    /// `outbox.message`: nobody accounts for it.
+    Found,
 }
 
 /// A batch whose every row has been decided.
@@ -126,7 +163,9 @@ struct Decided {
     bytes: usize,
     /// Keys of deferred rows that leave: they are free once this is settled.
     departed: Vec<TopicKey>,
-    /// Who waits for the settlement, and how many deferred rows of this batch have left.
+    /// Deferred rows that leave `outbox.deferred` with the settlement, dead ones included.
+    left: usize,
+    /// Who waits for the settlement, and is told `left`.
     settled: Option<oneshot::Sender<usize>>,
 }
 
@@ -138,6 +177,25 @@ struct Settled {
     departed: Vec<TopicKey>,
     /// Deferred rows that left, scheduled ones included (which `departed` does not name).
     gone: usize,
+}
+
+/// Since when a settlement has been on its way: it may have written times that nobody can see yet.
+#[derive(Debug, Default)]
+struct Settling(Mutex<Option<Instant>>);
+
+impl Settling {
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// When the one on its way began, or else now.
+    fn since(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Instant::now)
+    }
 }
 
 /// Number of deferred rows, those decided but not yet settled included.
@@ -163,7 +221,8 @@ pub async fn run(
     inheritance: Inheritance,
 ) -> Result<(), TermEnd> {
     let (pages, pages_in) = mpsc::channel::<Page>(1);
-    let (due, due_in) = mpsc::channel::<Due>(1);
+    let (beside, beside_in) = mpsc::channel::<Beside>(1);
+    let (entrances, entrances_in) = mpsc::channel::<Entrance>(1);
     let (decided, decided_in) = mpsc::channel::<Decided>(8);
     // As many settlements can be on their way back as batches can be on their way there.
     let (settled, settled_in) = mpsc::channel::<Settled>(64);
@@ -173,14 +232,17 @@ pub async fn run(
         scheduled: found.scheduled.max(0) as u64,
     });
 
+    let settling = Arc::default();
+    // Nobody enters yet.
+    drop(entrances);
     let resume = inheritance.resume;
     let position = resume.position.clone();
     let sender = send::Sender::new(term.clone(), publisher, topics, inheritance.waiting, deferred);
     tokio::try_join!(
         read::read(term.clone(), resume, pages, deferred_seen.clone()),
-        retry::retry(term.clone(), due, deferred_seen),
-        sender.run(pages_in, due_in, decided, settled_in),
-        settle::settle(term, position, decided_in, settled),
+        retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling)),
+        sender.run(pages_in, beside_in, decided, settled_in),
+        settle::settle(term, position, decided_in, settled, settling),
     )
     .map(|_| ())
 }

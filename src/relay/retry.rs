@@ -1,13 +1,14 @@
-//! Retry: fetches deferred rows that are due and gives them to the sender.
+//! Retry: fetches deferred rows that are due and gives them to the sender, in turns with rows that enter from elsewhere.
 //!
-//! Owns only the pace. One batch is on its way at a time; the next is fetched when its settlement has been written,
-//! so a row is never fetched twice.
+//! Owns the pace, and up to when everything that was due has been dealt with. One batch is on its way at a time; the
+//! next is fetched when its settlement has been written, so a row is never fetched twice.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{DeferredRows, Due, Term, TermEnd};
+use super::{Beside, DeferredRows, Entrance, Settling, Term, TermEnd};
 use crate::metrics::Operation;
 use crate::store::deferred::{self, DueLimits};
 
@@ -17,7 +18,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often due rows are looked for while none is known: more may be scheduled than were counted.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
-/// Due keys (and rows without key) of one batch.
+/// How often the whole index is looked at: somebody may have set the database's clock back, or a time by hand.
+const LOOK_AT_ALL: Duration = Duration::from_secs(300);
+
+/// For clocks that tick in steps.
+const MARGIN_US: i64 = 10_000;
+
+/// Due rows of one batch.
 const HEADS: i64 = 500;
 
 /// Rows of one key that go one after another in one batch. Many, so that a key that has become free catches up with
@@ -27,8 +34,10 @@ const FOLLOWERS: i64 = 1000;
 /// Fetches due rows until draining, or until the term is over.
 pub(super) async fn retry(
     term: Term,
-    due: mpsc::Sender<Due>,
+    beside: mpsc::Sender<Beside>,
+    mut entrances: mpsc::Receiver<Entrance>,
     mut deferred_rows: watch::Receiver<DeferredRows>,
+    settling: Arc<Settling>,
 ) -> Result<(), TermEnd> {
     let limits = DueLimits {
         heads: HEADS,
@@ -39,6 +48,8 @@ pub(super) async fn retry(
     let mut session = None;
     let mut pause = LOOK_EVERY;
     let mut left = 0;
+    let mut since_us = 0;
+    let mut looked_at_all = Instant::now();
     loop {
         // An outbox without deferred rows, as far as is known, is hardly ever asked.
         let waited = async {
@@ -51,18 +62,36 @@ pub(super) async fn retry(
             }
             Some(())
         };
-        tokio::select! {
+        let entrance = tokio::select! {
+            biased;
             () = term.drain.cancelled() => return Ok(()),
-            waited = waited => if waited.is_none() { return Ok(()) },
+            Some(entrance) = entrances.recv() => Some(entrance),
+            waited = waited => if waited.is_none() { return Ok(()) } else { None },
+        };
+        let (settled, is_settled) = oneshot::channel();
+        if let Some(Entrance { rows, origin, settled: asked }) = entrance {
+            if beside.send(Beside::Entrance(Entrance { rows, origin, settled })).await.is_err() {
+                return Ok(());
+            }
+            // An error means that it was given up with the term; then `asked` is dropped as well.
+            if let Ok(entered) = is_settled.await {
+                let _ = asked.send(entered);
+            }
+            continue;
         }
+        if looked_at_all.elapsed() >= LOOK_AT_ALL {
+            looked_at_all = Instant::now();
+            since_us = 0;
+        }
+        let settling_since = settling.since();
         let fetched = async {
             if session.is_none() {
                 session = Some(term.server.connect("retry").await?);
             }
-            deferred::due(session.as_mut().expect("it was opened above"), &limits).await
+            deferred::due(session.as_mut().expect("it was opened above"), &limits, since_us).await
         };
-        let rows = match fetched.await {
-            Ok(rows) => rows,
+        let page = match fetched.await {
+            Ok(page) => page,
             Err(error) => {
                 session = None;
                 term.metrics.database_error(Operation::Deferred);
@@ -72,14 +101,18 @@ pub(super) async fn retry(
         };
         pause = LOOK_EVERY;
         left = 0;
-        if rows.is_empty() {
+        // A settlement that was on its way may have written a time that lies before our look, and was not visible to it.
+        let unseen_us = settling_since.elapsed().as_micros() as i64 + MARGIN_US;
+        let dealt_with_us = page.dealt_with_us.min(page.clock_us - unseen_us).max(since_us);
+        if page.rows.is_empty() {
+            since_us = dealt_with_us;
             continue;
         }
-        let (settled, is_settled) = oneshot::channel();
-        if due.send(Due { rows, settled }).await.is_err() {
+        if beside.send(Beside::Due { rows: page.rows, settled }).await.is_err() {
             return Ok(());
         }
         // An error means that the batch was given up with the term.
         left = is_settled.await.unwrap_or(0);
+        since_us = dealt_with_us;
     }
 }

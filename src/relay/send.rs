@@ -24,7 +24,7 @@ use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
 use super::remarks::Remarks;
 use super::topics::{Answer, KnownTopics, Standing, facts};
-use super::{Decided, DeferredRows, Due, Settled, Term, TermEnd};
+use super::{Beside, Decided, DeferredRows, Entrance, Origin, Settled, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Report, Topics};
@@ -32,8 +32,9 @@ use crate::message::{Fitness, judge};
 use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
 use crate::partition;
+use crate::store::deferred::DueRow;
 use crate::store::poll::Page;
-use crate::store::settle::Reason;
+use crate::store::settle::{Deferral, Reason};
 use crate::verdict::{Failure, Route};
 
 /// Rows handed over between two looks at the reports.
@@ -62,6 +63,8 @@ pub(super) struct Sender<'a> {
     /// The main producer has to give way to one with smaller batches, once its last report is in.
     swap_wanted: bool,
     due: Option<DueBatch>,
+    /// Rows that enter from elsewhere, decided and not yet on their way to the settlement.
+    entering: Option<Decided>,
     /// The next row's topic is being asked about, on either route.
     main_waits: bool,
     due_waits: bool,
@@ -111,6 +114,7 @@ impl<'a> Sender<'a> {
             pace: Pace::default(),
             swap_wanted: false,
             due: None,
+            entering: None,
             main_waits: false,
             due_waits: false,
             awaits_report: false,
@@ -127,7 +131,7 @@ impl<'a> Sender<'a> {
     pub async fn run(
         mut self,
         mut pages: mpsc::Receiver<Page>,
-        mut due: mpsc::Receiver<Due>,
+        mut beside: mpsc::Receiver<Beside>,
         decided: mpsc::Sender<Decided>,
         mut settled: mpsc::Receiver<Settled>,
     ) -> Result<(), TermEnd> {
@@ -141,10 +145,15 @@ impl<'a> Sender<'a> {
             self.take_reports();
             self.judge_returned()?;
             self.hand_over()?;
-            if !pages_open && !due_open && self.window.is_empty() && self.due.is_none() {
+            if !pages_open
+                && !due_open
+                && self.window.is_empty()
+                && self.due.is_none()
+                && self.entering.is_none()
+            {
                 return Ok(());
             }
-            let is_decided = self.front_is_decided() || self.due_is_through();
+            let is_decided = self.front_is_decided() || self.due_is_through() || self.entering.is_some();
             tokio::select! {
                 biased;
                 _ = tick.tick() => {
@@ -159,8 +168,9 @@ impl<'a> Sender<'a> {
                 },
                 () = inbox.arrived() => {}
                 answer = self.topics.answered() => self.take_answer(answer)?,
-                next = due.recv(), if due_open && self.due.is_none() => match next {
-                    Some(next) => self.take_due(next),
+                next = beside.recv(), if due_open && self.due.is_none() && self.entering.is_none() => match next {
+                    Some(Beside::Due { rows, settled }) => self.take_due(DueBatch::new(rows, settled)),
+                    Some(Beside::Entrance(entrance)) => self.let_in(entrance),
                     None => due_open = false,
                 },
                 () = tokio::task::yield_now(), if self.may_hand_over() => {}
@@ -184,9 +194,48 @@ impl<'a> Sender<'a> {
         self.window.push_back(Batch::new(self.next_no, page.rows, page.next));
     }
 
-    fn take_due(&mut self, due: Due) {
+    fn take_due(&mut self, mut due: DueBatch) {
         self.next_no += 1;
-        self.due = Some(DueBatch::new(self.next_no, due.rows, due.settled));
+        due.no = self.next_no;
+        let late: Vec<usize> = (0..due.rows.len()).filter(|index| due.rows[*index].waits).collect();
+        // They are due, but an earlier row of their key is not through.
+        for index in late {
+            let DueRow { row, reason, attempts, tries, .. } = &due.rows[index];
+            if *reason == Reason::Scheduled {
+                self.keys.wait(&row.topic, row.key.as_deref(), 1);
+                self.deferred.send_modify(|rows| {
+                    rows.scheduled = rows.scheduled.saturating_sub(1);
+                    rows.waiting += 1;
+                });
+            }
+            let behind = Deferral { attempts: *attempts, tries: *tries, ..Deferral::behind(row.id) };
+            due.fates[index] = Fate::PutOff(Box::new(behind));
+        }
+        self.due = Some(due);
+    }
+
+    /// Rows from elsewhere become deferred rows; from now on their keys wait for them.
+    fn let_in(&mut self, entrance: Entrance) {
+        let mut decided =
+            Decided { settled: Some(entrance.settled), left: entrance.rows.len(), ..Decided::default() };
+        for row in &entrance.rows {
+            self.keys.wait(&row.topic, row.key.as_deref(), 1);
+            match entrance.origin {
+                Origin::Requeued => decided.outcome.rare.requeued.push(row.id),
+                Origin::Found => decided.outcome.deferred.push(Deferral {
+                    id: row.id,
+                    reason: Reason::Retry,
+                    delay_ms: Some(0),
+                    attempts: 0,
+                    tries: 0,
+                    class: Some("unaccounted"),
+                    error: Some("no settlement accounted for it".to_owned()),
+                    passable: false,
+                }),
+            }
+        }
+        self.deferred.send_modify(|rows| rows.waiting += entrance.rows.len() as u64);
+        self.entering = Some(decided);
     }
 
     /// Every row that was read has been offered, and the window has room for more.
@@ -330,7 +379,7 @@ impl<'a> Sender<'a> {
                 let topic = Arc::clone(&row.topic);
                 self.count_refusal(&topic, &refusal);
                 match refusal.failure {
-                    Failure::Topic => self.put_off_sick(at, index, refusal),
+                    Failure::Topic(_) => self.put_off_sick(at, index, refusal),
                     _ => self.put_off_unfit(at, index, refusal.text),
                 }
                 Offer::Done
@@ -405,6 +454,9 @@ impl<'a> Sender<'a> {
 
     /// The next decided batch; pages leave in the order in which they were read.
     fn take_decided(&mut self) -> Decided {
+        if let Some(entering) = self.entering.take() {
+            return entering;
+        }
         if let Some(due) = self.due.take_if(|due| due.is_through()) {
             self.topics.count_due(&due);
             return due.decided();

@@ -3,11 +3,12 @@
 //! Owns the settlement's number (seq) and the last settled position. A settlement that got no answer is sent again
 //! byte for byte until it has one: it may have been written. Anything new takes the next number.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::{Decided, Settled, Term, TermEnd};
+use super::{Decided, Settled, Settling, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::metrics::Operation;
@@ -28,6 +29,7 @@ pub(super) async fn settle(
     mut position: Position,
     mut decided: mpsc::Receiver<Decided>,
     settled: mpsc::Sender<Settled>,
+    settling: Arc<Settling>,
 ) -> Result<(), TermEnd> {
     let running = term.health.running(Loop::Settle);
     let mut session = None;
@@ -43,8 +45,10 @@ pub(super) async fn settle(
         for batch in batches {
             outcome.published.extend(batch.outcome.published);
             outcome.expired.extend(batch.outcome.expired);
+            outcome.dropped.extend(batch.outcome.dropped);
+            outcome.rare.extend(batch.outcome.rare);
             outcome.deferred.extend(batch.outcome.deferred);
-            let left = batch.outcome.departed.len();
+            let left = batch.left;
             freed.gone += left;
             outcome.departed.extend(batch.outcome.departed);
             if let Some(next) = batch.position {
@@ -56,12 +60,14 @@ pub(super) async fn settle(
             freed.departed.extend(batch.departed);
             waiting.extend(batch.settled.map(|waiter| (waiter, left)));
         }
-        seq += 1;
         let durable = term.config.durable_marks || durable_at.elapsed() >= DURABLE_EVERY;
         let settlement =
-            Settlement::new(term.epoch, seq, term.token, durable, position.clone(), moved, outcome);
+            Settlement::new(term.epoch, seq + 1, term.token, durable, position.clone(), moved, outcome);
         crash_point::reach(crash_point::AFTER_CONFIRM);
+        settling.begin();
         write(&term, &mut session, &settlement).await?;
+        settling.end();
+        seq = settlement.last_seq();
         crash_point::reach(crash_point::AFTER_SETTLEMENT);
         wrote_at = Instant::now();
         if settlement.is_durable() {

@@ -328,7 +328,7 @@ impl KnownTopics {
                 }
                 Fate::Expired => sum.expired += 1,
                 Fate::PutOff(deferral) => sum.deferred[deferral.reason as usize] += 1,
-                Fate::Waiting | Fate::InFlight | Fate::Returned => {}
+                Fate::Dead(_) | Fate::Waiting | Fate::InFlight | Fate::Returned => {}
             }
         }
         for (name, sum) in sums {

@@ -23,6 +23,23 @@ pub struct DueRow {
     pub attempts: i32,
     /// Tries so far.
     pub tries: i32,
+    /// When it was first rejected for its own fault; microseconds since 1970, database clock.
+    pub first_rejected_us: Option<i64>,
+    /// Later rows of its key may pass it.
+    pub passable: bool,
+    /// It is due while an earlier row of its key waits: it has to get behind that one.
+    pub waits: bool,
+}
+
+/// Due rows, and what was known when they were read.
+#[derive(Debug)]
+pub struct DuePage {
+    /// In order of id.
+    pub rows: Vec<DueRow>,
+    /// Once these rows are settled, nothing that was due before this time is left; microseconds, database clock.
+    pub dealt_with_us: i64,
+    /// The database's clock, microseconds since 1970.
+    pub clock_us: i64,
 }
 
 /// Numbers of deferred rows.
@@ -39,7 +56,7 @@ pub struct DeferredCounts {
 /// Bounds of one batch of due rows.
 #[derive(Debug, Clone, Copy)]
 pub struct DueLimits {
-    /// Due keys and rows without key.
+    /// Rows that are due.
     pub heads: i64,
     /// Rows behind each head.
     pub followers: i64,
@@ -49,20 +66,32 @@ pub struct DueLimits {
     pub bytes: i64,
 }
 
-/// Reads due rows and what waits behind each, in order of id.
-pub async fn due(session: &mut Session, limits: &DueLimits) -> Result<Vec<DueRow>, StoreError> {
+/// Reads due rows and what waits behind each, in order of id. Nothing that was due before `since_us` is looked at.
+pub async fn due(session: &mut Session, limits: &DueLimits, since_us: i64) -> Result<DuePage, StoreError> {
     let mut names = TopicNames::default();
     let query = sqlx::query(include_str!("sql/due.sql"))
         .bind(limits.heads)
         .bind(limits.followers)
         .bind(limits.max_row_bytes)
-        .bind(limits.bytes);
+        .bind(limits.bytes)
+        .bind(since_us);
     session
         .within("read due rows", async |connection| {
-            let mut due = Vec::new();
+            let mut page = DuePage { rows: Vec::new(), dealt_with_us: since_us, clock_us: since_us };
             let mut rows = query.fetch(connection);
             while let Some(row) = rows.try_next().await? {
-                due.push(DueRow {
+                if row::int8(&row, 0)?.is_none() {
+                    // Facts: the clock, the latest time among the due rows, how many there were and how many were cut.
+                    page.clock_us = row::timestamp(&row, 8)?.unwrap_or(since_us);
+                    let found = i64::from(row::int4(&row, 12)?.unwrap_or(0));
+                    page.dealt_with_us = match row::int4(&row, 13)?.unwrap_or(0) {
+                        0 if found < limits.heads => page.clock_us,
+                        0 => row::timestamp(&row, 9)?.unwrap_or(since_us),
+                        _ => since_us,
+                    };
+                    continue;
+                }
+                page.rows.push(DueRow {
                     row: row::outbox_row(&row, 0, &mut names)?,
                     reason: match row::text(&row, 11)? {
                         Some("retry") => Reason::Retry,
@@ -71,9 +100,12 @@ pub async fn due(session: &mut Session, limits: &DueLimits) -> Result<Vec<DueRow
                     },
                     attempts: row::int4(&row, 12)?.unwrap_or(0),
                     tries: row::int4(&row, 13)?.unwrap_or(0),
+                    first_rejected_us: row::timestamp(&row, 14)?,
+                    passable: row::flag(&row, 15)?,
+                    waits: row::flag(&row, 16)?,
                 });
             }
-            Ok(due)
+            Ok(page)
         })
         .await
 }

@@ -24,6 +24,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "ledger", sql: include_str!("../../migrations/0002_ledger.sql") },
     Migration { version: 3, name: "deferred", sql: include_str!("../../migrations/0003_deferred.sql") },
     Migration { version: 4, name: "views", sql: include_str!("../../migrations/0004_views.sql") },
+    Migration { version: 5, name: "failures", sql: include_str!("../../migrations/0005_failures.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

@@ -89,8 +89,13 @@ pub(super) fn int4(row: &PgRow, index: usize) -> Result<Option<i32>, sqlx::Error
 }
 
 /// Infinity stays at the end of the range.
-fn timestamp(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
+pub(super) fn timestamp(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
     Ok(int8(row, index)?.map(|us| us.saturating_add(POSTGRES_EPOCH_US)))
+}
+
+/// Null counts as no.
+pub(super) fn flag(row: &PgRow, index: usize) -> Result<bool, sqlx::Error> {
+    Ok(bytes(row, index)?.is_some_and(|b| b == [1]))
 }
 
 fn fixed<const N: usize>(row: &PgRow, index: usize) -> Result<Option<[u8; N]>, sqlx::Error> {

@@ -4,7 +4,9 @@
 //! seq; anything new takes the next one. That is why it is built once ([`Settlement`]) and sent as often as needed.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use serde_json::json;
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -51,6 +53,72 @@ pub struct Deferral {
     pub class: Option<&'static str>,
     /// What a person reads.
     pub error: Option<String>,
+    /// Later rows of its key may pass it.
+    pub passable: bool,
+}
+
+impl Deferral {
+    /// A row that waits behind an earlier one of its key.
+    pub fn behind(id: i64) -> Deferral {
+        Deferral {
+            id,
+            reason: Reason::Behind,
+            delay_ms: None,
+            attempts: 0,
+            tries: 0,
+            class: None,
+            error: None,
+            passable: false,
+        }
+    }
+}
+
+/// The delay of a row that waits until its topic is woken.
+pub const PARKED: i64 = -1;
+
+/// A row that becomes a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// The row.
+    pub id: i64,
+    /// Why, as `outbox.dead_letter.reason_class` spells it.
+    pub class: &'static str,
+    /// Equal for equal causes.
+    pub fingerprint: String,
+    /// What a person reads: no payload, no secret.
+    pub error: String,
+    /// Attempts that were its own fault.
+    pub attempts: i32,
+    /// The topic that gets a copy.
+    pub copy: Option<Arc<str>>,
+}
+
+/// An attempt that was not a confirm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The row.
+    pub id: i64,
+    /// Class of the failure.
+    pub class: &'static str,
+    /// What a person reads.
+    pub error: String,
+}
+
+/// How far a lane has come; one row of `outbox.ledger`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneStep {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Why it has a lane.
+    pub cause: &'static str,
+    /// The lane's position.
+    pub position: Position,
+    /// Every row with `id <= high` has a txid below this one; `None`: below the settlement's own.
+    pub as_of: Option<String>,
+    /// The main stream has the topic back.
+    pub closed: bool,
+    /// Rows of the topic that main has skipped and the lane has not read, as far as is known.
+    pub waiting: i64,
 }
 
 /// What a settlement records, in any order.
@@ -60,10 +128,87 @@ pub struct Outcome {
     pub published: Vec<(i64, Receipt)>,
     /// Rows whose `expires_at` had passed.
     pub expired: Vec<i64>,
+    /// Rows given up under at-most-once delivery.
+    pub dropped: Vec<i64>,
     /// Rows put off.
     pub deferred: Vec<Deferral>,
-    /// Of the published and expired rows, those that came from `outbox.deferred` and leave it.
+    /// Of the published, expired and dropped rows, those that came from `outbox.deferred` and leave it.
     pub departed: Vec<i64>,
+    /// What ordinary traffic does not have.
+    pub rare: Rare,
+}
+
+/// What a settlement records only when something out of the ordinary has happened.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rare {
+    /// Positions of lanes. Of one lane the last one counts.
+    pub lanes: Vec<LaneStep>,
+    /// Rows that become dead letters; they leave `outbox.deferred` by that.
+    pub dead: Vec<Death>,
+    /// Attempts that failed.
+    pub attempts: Vec<Attempt>,
+    /// Dead letters that enter `outbox.deferred` again.
+    pub requeued: Vec<i64>,
+    /// Dead letters that are given up.
+    pub discarded: Vec<i64>,
+    /// Dead letters whose copy was confirmed.
+    pub copied: Vec<i64>,
+    /// Parked rows that are due now: topic, how many.
+    pub woken: Vec<(Arc<str>, i64)>,
+}
+
+impl Rare {
+    /// Adds what `other` holds.
+    pub fn extend(&mut self, other: Rare) {
+        for step in other.lanes {
+            // Within one settlement only where a lane ends up matters.
+            self.lanes.retain(|known| known.topic != step.topic);
+            self.lanes.push(step);
+        }
+        self.dead.extend(other.dead);
+        self.attempts.extend(other.attempts);
+        self.requeued.extend(other.requeued);
+        self.discarded.extend(other.discarded);
+        self.copied.extend(other.copied);
+        self.woken.extend(other.woken);
+    }
+
+    /// As `outbox.settle` reads it; `None` when there is nothing.
+    fn to_json(&self) -> Option<String> {
+        let mut parts = serde_json::Map::new();
+        let mut put = |name: &str, list: Vec<serde_json::Value>| {
+            if !list.is_empty() {
+                parts.insert(name.to_owned(), list.into());
+            }
+        };
+        let lane = |step: &LaneStep| {
+            let late = step.position.late.as_ref();
+            json!({
+                "lane": &*step.topic, "cause": step.cause, "snapshot": step.position.snapshot,
+                "high": step.position.high, "as_of": step.as_of, "closed": step.closed, "waiting": step.waiting,
+                "late_snapshot": late.map(|late| &late.snapshot), "late_after": late.map(|late| late.after),
+            })
+        };
+        let dead = |death: &Death| {
+            json!({
+                "id": death.id, "class": death.class, "fingerprint": death.fingerprint, "error": death.error,
+                "attempts": death.attempts, "copy": death.copy.as_deref(),
+            })
+        };
+        let attempt = |a: &Attempt| json!({"id": a.id, "class": a.class, "error": a.error});
+        let ids = |ids: &[i64]| ids.iter().map(|id| json!(id)).collect();
+        put("lanes", self.lanes.iter().map(lane).collect());
+        put("dead", self.dead.iter().map(dead).collect());
+        put("attempts", self.attempts.iter().map(attempt).collect());
+        put("requeued", ids(&self.requeued));
+        put("discarded", ids(&self.discarded));
+        put("copied", ids(&self.copied));
+        put(
+            "woken",
+            self.woken.iter().map(|(topic, rows)| json!({"topic": &**topic, "rows": rows})).collect(),
+        );
+        (!parts.is_empty()).then(|| serde_json::Value::Object(parts).to_string())
+    }
 }
 
 /// A settlement ready to be sent, as often as it takes.
@@ -78,8 +223,11 @@ pub struct Settlement {
     published: String,
     receipts: Vec<u8>,
     expired: String,
+    dropped: String,
     departed: Vec<i64>,
     deferred: Vec<Deferral>,
+    rare: Option<String>,
+    lanes: i64,
 }
 
 impl Settlement {
@@ -95,6 +243,7 @@ impl Settlement {
     ) -> Settlement {
         outcome.published.sort_unstable_by_key(|(id, _)| *id);
         outcome.expired.sort_unstable();
+        outcome.dropped.sort_unstable();
         Settlement {
             epoch,
             seq,
@@ -105,6 +254,9 @@ impl Settlement {
             published: multirange(outcome.published.iter().map(|(id, _)| *id)),
             receipts: receipt::encode(outcome.published.iter().map(|(_, receipt)| *receipt)),
             expired: multirange(outcome.expired.iter().copied()),
+            dropped: multirange(outcome.dropped.iter().copied()),
+            rare: outcome.rare.to_json(),
+            lanes: outcome.rare.lanes.len() as i64,
             departed: outcome.departed,
             deferred: outcome.deferred,
         }
@@ -112,7 +264,16 @@ impl Settlement {
 
     /// The settlement waits for the disk: it is marked so, or it carries what must not be lost.
     pub fn is_durable(&self) -> bool {
-        self.durable || !self.deferred.is_empty() || !self.departed.is_empty()
+        self.durable
+            || !self.deferred.is_empty()
+            || !self.departed.is_empty()
+            || self.rare.is_some()
+            || self.dropped != "{}"
+    }
+
+    /// The number of the last ledger row that it writes; the next settlement takes the one after it.
+    pub fn last_seq(&self) -> i64 {
+        self.seq + self.lanes
     }
 
     /// Writes it. Doing so twice is harmless.
@@ -132,6 +293,7 @@ impl Settlement {
             .bind(&self.published)
             .bind((!self.published.is_empty()).then_some(&self.receipts))
             .bind(&self.expired)
+            .bind(&self.dropped)
             .bind(&self.departed)
             .bind(self.deferred.iter().map(|d| d.id).collect::<Vec<_>>())
             .bind(self.deferred.iter().map(|d| d.reason.as_str()).collect::<Vec<_>>())
@@ -139,7 +301,9 @@ impl Settlement {
             .bind(self.deferred.iter().map(|d| d.attempts).collect::<Vec<_>>())
             .bind(self.deferred.iter().map(|d| d.tries).collect::<Vec<_>>())
             .bind(self.deferred.iter().map(|d| d.class).collect::<Vec<_>>())
-            .bind(self.deferred.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>());
+            .bind(self.deferred.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>())
+            .bind(self.deferred.iter().map(|d| d.passable).collect::<Vec<_>>())
+            .bind(&self.rare);
         let answer = session.within("settle", async |c| query.fetch_one(c).await).await?;
         let outcome: String = answer.try_get(0).map_err(|e| StoreError::from_sqlx("settle", e))?;
         match outcome.as_str() {

@@ -1,5 +1,21 @@
 schema outbox owner outbox_owner
     rights outbox_admin=U/outbox_owner outbox_producer=U/outbox_owner outbox_reader=U/outbox_owner outbox_relay=U/outbox_owner
+table outbox.attempt partition by LIST (slot) owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=ar/outbox_owner
+    slot smallint not null default (((floor((EXTRACT(epoch FROM clock_timestamp()) / (14400)::numeric)))::bigint % (8)::bigint))::smallint
+    id bigint not null
+    at timestamp with time zone not null default clock_timestamp()
+    class text not null
+    error text
+    CREATE INDEX attempt_id_idx ON ONLY outbox.attempt USING btree (id)
+partition outbox.attempt_0 FOR VALUES IN ('0') with {fillfactor=100}
+partition outbox.attempt_1 FOR VALUES IN ('1') with {fillfactor=100}
+partition outbox.attempt_2 FOR VALUES IN ('2') with {fillfactor=100}
+partition outbox.attempt_3 FOR VALUES IN ('3') with {fillfactor=100}
+partition outbox.attempt_4 FOR VALUES IN ('4') with {fillfactor=100}
+partition outbox.attempt_5 FOR VALUES IN ('5') with {fillfactor=100}
+partition outbox.attempt_6 FOR VALUES IN ('6') with {fillfactor=100}
+partition outbox.attempt_7 FOR VALUES IN ('7') with {fillfactor=100}
 view outbox.backlog owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     topic text
@@ -27,7 +43,7 @@ view outbox.blocked_key owner outbox_owner
     due_at timestamp with time zone
     error text
 table outbox.dead_letter owner outbox_owner
-    rights outbox_relay=ar/outbox_owner
+    rights outbox_relay=arw/outbox_owner
     id bigint not null
     event_id uuid not null
     topic text not null
@@ -47,8 +63,12 @@ table outbox.dead_letter owner outbox_owner
     replay_count integer not null default 0
     state text not null default 'open'::text
     dead_at timestamp with time zone not null default clock_timestamp()
+    copy_topic text
+    copied_at timestamp with time zone
+    changed_at timestamp with time zone
     constraint dead_letter_pkey PRIMARY KEY (id)
     constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
+    CREATE INDEX dead_letter_copy_idx ON outbox.dead_letter USING btree (id) WHERE ((copy_topic IS NOT NULL) AND (copied_at IS NULL))
     CREATE INDEX dead_letter_group_idx ON outbox.dead_letter USING btree (fingerprint, dead_at) WHERE (state = 'open'::text)
     CREATE UNIQUE INDEX dead_letter_pkey ON outbox.dead_letter USING btree (id)
 view outbox.dead_letter_group owner outbox_owner
@@ -82,12 +102,14 @@ table outbox.deferred owner outbox_owner with {autovacuum_vacuum_scale_factor=0.
     class text
     error text
     deferred_at timestamp with time zone not null default clock_timestamp()
+    passable boolean not null default false
     constraint deferred_check CHECK (((due_at IS NOT NULL) OR (reason = 'behind'::text)))
     constraint deferred_pkey PRIMARY KEY (id)
     constraint deferred_reason_check CHECK ((reason = ANY (ARRAY['retry'::text, 'behind'::text, 'scheduled'::text])))
     CREATE INDEX deferred_due_idx ON outbox.deferred USING btree (due_at) WHERE (due_at IS NOT NULL)
-    CREATE INDEX deferred_key_idx ON outbox.deferred USING btree (topic, key, id) WHERE (reason <> 'scheduled'::text)
+    CREATE INDEX deferred_key_idx ON outbox.deferred USING btree (topic, key, id) WHERE ((reason <> 'scheduled'::text) AND (NOT passable))
     CREATE INDEX deferred_oldest_idx ON outbox.deferred USING btree (topic, created_at) WHERE (reason <> 'scheduled'::text)
+    CREATE INDEX deferred_parked_idx ON outbox.deferred USING btree (topic, id) WHERE (due_at = 'infinity'::timestamp with time zone)
     CREATE UNIQUE INDEX deferred_pkey ON outbox.deferred USING btree (id)
 unlogged table outbox.incarnation owner outbox_owner
     rights outbox_relay=arwd/outbox_owner
@@ -129,11 +151,15 @@ table outbox.ledger partition by LIST (slot) owner outbox_owner
     expired int8multirange not null default '{}'::int8multirange
     receipts bytea
     at timestamp with time zone not null default clock_timestamp()
+    cause text
+    closed boolean not null default false
+    waiting bigint
     constraint ledger_check CHECK (((late_snapshot IS NULL) = (late_after IS NULL)))
     constraint ledger_high_check CHECK ((high >= 0))
     constraint ledger_pkey PRIMARY KEY (slot, epoch, seq)
     CREATE INDEX ledger_dropped_idx ON ONLY outbox.ledger USING gist (dropped) WHERE (dropped <> '{}'::int8multirange)
     CREATE INDEX ledger_expired_idx ON ONLY outbox.ledger USING gist (expired) WHERE (expired <> '{}'::int8multirange)
+    CREATE INDEX ledger_lane_idx ON ONLY outbox.ledger USING btree (lane, epoch, seq) WHERE (lane IS NOT NULL)
     CREATE INDEX ledger_newest_idx ON ONLY outbox.ledger USING btree (epoch, seq)
     CREATE UNIQUE INDEX ledger_pkey ON ONLY outbox.ledger USING btree (slot, epoch, seq)
     CREATE INDEX ledger_published_idx ON ONLY outbox.ledger USING gist (published)
@@ -181,6 +207,19 @@ table outbox.migration owner outbox_owner
     applied_at timestamp with time zone not null default clock_timestamp()
     constraint migration_pkey PRIMARY KEY (version)
     CREATE UNIQUE INDEX migration_pkey ON outbox.migration USING btree (version)
+view outbox.open_lane owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    topic text
+    cause text
+    snapshot pg_snapshot
+    high bigint
+    as_of xid8
+    late_snapshot pg_snapshot
+    late_after bigint
+    waiting bigint
+    epoch bigint
+    seq bigint
+    at timestamp with time zone
 view outbox.status owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     id bigint
@@ -228,7 +267,7 @@ function outbox.refuse(topic text, event_id uuid, headers jsonb, partition integ
     rights outbox_producer=X/outbox_owner
 function outbox.resign(p_holder uuid, p_epoch bigint) returns boolean language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
-function outbox.settle(p_epoch bigint, p_seq bigint, p_token uuid, p_durable boolean, p_snapshot pg_snapshot, p_high bigint, p_late_snapshot pg_snapshot, p_late_after bigint, p_moved boolean, p_published int8multirange, p_receipts bytea, p_expired int8multirange, p_settled_deferred bigint[], p_defer_ids bigint[], p_defer_reasons text[], p_defer_delays_ms bigint[], p_defer_attempts integer[], p_defer_tries integer[], p_defer_classes text[], p_defer_errors text[]) returns text language plpgsql volatile parallel unsafe owner outbox_owner
+function outbox.settle(p_epoch bigint, p_seq bigint, p_token uuid, p_durable boolean, p_snapshot pg_snapshot, p_high bigint, p_late_snapshot pg_snapshot, p_late_after bigint, p_moved boolean, p_published int8multirange, p_receipts bytea, p_expired int8multirange, p_dropped int8multirange, p_settled_deferred bigint[], p_defer_ids bigint[], p_defer_reasons text[], p_defer_delays_ms bigint[], p_defer_attempts integer[], p_defer_tries integer[], p_defer_classes text[], p_defer_errors text[], p_defer_passable boolean[], p_rare jsonb) returns text language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.take_over(p_holder uuid, p_holder_name text, p_epoch bigint, p_beat bigint, p_token uuid, p_system_identifier bigint, p_database_oid oid, p_timeline integer, p_kafka_cluster_id text) returns bigint language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner

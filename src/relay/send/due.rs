@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use std::time::Instant;
 
+use super::reports::ENDLESS;
 use super::{Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::{Fitness, judge};
@@ -13,7 +14,7 @@ use crate::relay::batch::{Fate, Tag};
 use crate::relay::remarks::Remark;
 use crate::relay::topics::Alone;
 use crate::store::settle::{Deferral, Reason};
-use crate::verdict::{Failure, Route, Verdict, decide};
+use crate::verdict::{Failure, History, Route, Verdict, decide};
 
 /// Due rows offered between two looks at the reports.
 const SLICE: usize = 200;
@@ -134,7 +135,7 @@ impl Sender<'_> {
         let topic = Arc::clone(&due.rows[index].row.topic);
         self.count_refusal(&topic, &refusal);
         match refusal.failure {
-            Failure::Topic => self.sicken(&topic, &refusal),
+            Failure::Topic(_) => self.sicken(&topic, &refusal),
             Failure::Refused | Failure::TooLarge => {
                 self.topics.came_back(&topic, true);
                 // It was judged fit, so the topic's settings are not what they were.
@@ -157,7 +158,8 @@ impl Sender<'_> {
         // An outage costs latency: it does not make a row wait longer the next time.
         let outage = matches!(refusal.failure, Failure::NotWritten | Failure::Unknown);
         let tries = failed.tries.saturating_add(i32::from(!outage));
-        let spent = decide(refusal.failure, Route::Alone) == Verdict::PutOff { spent: true };
+        let spent = decide(refusal.failure, Route::Alone, History::default(), ENDLESS)
+            == Verdict::PutOff { spent: true };
         let attempts = failed.attempts.saturating_add(i32::from(spent));
         let delay_ms = super::millis(self.term.backoff().delay(tries.max(1) as u32, rand::random()));
         due.fates[index] = Fate::PutOff(Box::new(Deferral {
@@ -168,6 +170,7 @@ impl Sender<'_> {
             tries,
             class: Some(refusal.class),
             error: Some(refusal.text.clone()),
+            passable: false,
         }));
         if let Some(alike) = self.remarks.make(&topic, Remark::FailedAgain, Instant::now()) {
             tracing::warn!(

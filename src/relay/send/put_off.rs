@@ -35,6 +35,7 @@ impl Sender<'_> {
             tries: i32::from(refusal.as_ref().is_some_and(|r| r.class != SUSPECT)),
             class: refusal.as_ref().map(|r| r.class),
             error: refusal.map(|r| r.text),
+            passable: false,
         };
         batch.set(index, Fate::PutOff(Box::new(deferral)));
         self.deferred.send_modify(|rows| match reason {

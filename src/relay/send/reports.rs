@@ -12,7 +12,9 @@ use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
 use crate::relay::remarks::Remark;
 use crate::store::settle::Reason;
-use crate::verdict::{Failure, Route, Verdict, decide};
+use crate::verdict::{Failure, History, Limits, Route, Verdict, decide};
+
+pub(super) const ENDLESS: Limits = Limits { attempts: u32::MAX, age: Duration::MAX };
 
 /// How long a dead producer's last reports are waited for before it is purged, and then again before it is given up.
 const LAST_REPORTS: Duration = Duration::from_secs(3);
@@ -96,7 +98,9 @@ impl Sender<'_> {
     /// Judges what came back. While the main producer lives, single topics' failures; once it is dead and its last
     /// report is in, everything, in the order in which the rows were handed over.
     pub(super) fn judge_returned(&mut self) -> Result<(), TermEnd> {
-        let is_innocent = |r: &Returned| decide(r.refusal.failure, Route::Main) == Verdict::SendAgain;
+        let is_innocent = |r: &Returned| {
+            decide(r.refusal.failure, Route::Main, History::default(), ENDLESS) == Verdict::SendAgain
+        };
         if !self.returned.is_empty() && (self.publisher.is_dead() || self.returned.iter().any(is_innocent)) {
             self.dead_since.get_or_insert_with(Instant::now);
         }
@@ -130,7 +134,7 @@ impl Sender<'_> {
         let row = &self.window[at].rows[index];
         let (id, topic) = (row.id, Arc::clone(&row.topic));
         let blocked = self.keys.blocks(&topic, row.key.as_deref());
-        let verdict = decide(refusal.failure, Route::Main);
+        let verdict = decide(refusal.failure, Route::Main, History::default(), ENDLESS);
         if verdict != Verdict::SendAgain {
             self.count_refusal(&topic, &refusal);
         }
@@ -154,7 +158,7 @@ impl Sender<'_> {
                 self.topics.doubt(&topic);
                 self.put_off(at, index, Reason::Retry, Some(0), Some(suspect()), false);
             }
-            Verdict::PutOff { .. } => self.put_off_sick(at, index, *refusal),
+            _ => self.put_off_sick(at, index, *refusal),
         }
         false
     }

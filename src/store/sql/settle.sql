@@ -1,6 +1,6 @@
 -- Writes one settlement, all of it or nothing; the guards (lease, incarnation, turn) are in the function.
--- Returns settled, repeated, lease_lost, forgotten or out_of_turn; see migrations/0003_deferred.sql.
+-- Returns settled, repeated, lease_lost, forgotten or out_of_turn; see migrations/0005_failures.sql.
 -- One message and one transaction: a client that freezes here holds no lock.
 select outbox.settle($1, $2, $3, $4, $5::text::pg_snapshot, $6, $7::text::pg_snapshot, $8, $9,
-                     $10::text::int8multirange, $11, $12::text::int8multirange,
-                     $13, $14, $15, $16, $17, $18, $19, $20) as outcome
+                     $10::text::int8multirange, $11, $12::text::int8multirange, $13::text::int8multirange,
+                     $14, $15, $16, $17, $18, $19, $20, $21, $22, $23::text::jsonb) as outcome
