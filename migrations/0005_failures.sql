@@ -134,7 +134,7 @@ begin
 
     -- A mark that is lost in a crash of the server only repeats its rows. Anything else that is lost would lose rows or
     -- repeat what must not be repeated, so that waits for the disk (and for synchronous standbys, if there are any).
-    if p_durable or touched > 0 or cardinality(p_settled_deferred) > 0 or p_rare is not null or p_dropped <> '{}' then
+    if p_durable or touched > 0 or cardinality(p_settled_deferred) > 0 or p_rare - 'lanes' <> '{}' or p_dropped <> '{}' then
         if current_setting('synchronous_commit') = 'off' then
             perform set_config('synchronous_commit', 'on', true);
         end if;

@@ -245,6 +245,8 @@ impl Daemon {
             server: self.server(),
             config: self.config.relay.clone(),
             retry: self.config.retry.clone(),
+            policies: self.config.policies.clone(),
+            stall_after: self.config.kafka.stall_after,
             stamp: Stamp {
                 names: HeaderNames {
                     event_id: self.config.kafka.header_event_id.clone(),
@@ -391,6 +393,8 @@ async fn inherit(server: &Server) -> Result<Inheritance, TermEnd> {
         resume: lease::read_position(&mut session).await?,
         deferred: deferred::counts(&mut session).await?,
         waiting: deferred::waiting_keys(&mut session).await?,
+        topics: deferred::topic_counts(&mut session).await?,
+        lanes: lease::read_open_lanes(&mut session).await?,
     };
     session.close().await;
     Ok(inheritance)

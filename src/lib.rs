@@ -55,6 +55,7 @@ pub mod metrics;
 pub mod ops;
 pub mod ordering;
 pub mod partition;
+pub mod policy;
 pub mod position;
 pub mod receipt;
 pub mod relay;

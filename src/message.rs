@@ -10,6 +10,8 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
+use crate::verdict::Failure;
+
 /// A row of `outbox.message` or `outbox.deferred`, held from the read until its settlement.
 #[derive(Debug, Clone)]
 pub struct OutboxRow {
@@ -112,33 +114,32 @@ pub enum Fitness {
     Fit,
     /// It may be refused; it goes alone, so that nobody is refused with it.
     Suspect,
-    /// It would be refused for certain; the text tells a person why.
-    Unfit(String),
+    /// It would be refused for certain: as what, and a text that tells a person why.
+    Unfit(Failure, String),
 }
 
 /// Judges what can be known before sending.
 pub fn judge(row: &OutboxRow, facts: &TopicFacts) -> Fitness {
     if row.is_oversize() {
         let bytes = row.payload_bytes.unwrap_or(0);
-        return Fitness::Unfit(format!("payload of {bytes} bytes is above relay.max_row_bytes"));
+        let text = format!("payload of {bytes} bytes is above relay.max_row_bytes");
+        return Fitness::Unfit(Failure::TooLarge, text);
     }
     if let Some(partition) = row.partition.filter(|p| *p >= facts.partitions) {
-        return Fitness::Unfit(format!(
-            "partition {partition} does not exist, the topic has {}",
-            facts.partitions
-        ));
+        let text = format!("partition {partition} does not exist, the topic has {}", facts.partitions);
+        return Fitness::Unfit(Failure::Refused, text);
     }
     if facts.compacted && row.key.is_none() {
-        return Fitness::Unfit("the topic is compacted, a record without key is refused".to_owned());
+        let text = "the topic is compacted, a record without key is refused".to_owned();
+        return Fitness::Unfit(Failure::Refused, text);
     }
     let Some(limit) = facts.max_message_bytes else {
         return if facts.narrow { Fitness::Suspect } else { Fitness::Fit };
     };
     let bytes = row.record_bytes();
     if bytes > limit && !facts.compressed {
-        return Fitness::Unfit(format!(
-            "record of {bytes} bytes is above the topic's max.message.bytes of {limit}"
-        ));
+        let text = format!("record of {bytes} bytes is above the topic's max.message.bytes of {limit}");
+        return Fitness::Unfit(Failure::TooLarge, text);
     }
     if bytes > limit || limit < facts.batch_size { Fitness::Suspect } else { Fitness::Fit }
 }
@@ -266,14 +267,15 @@ mod tests {
 
     #[test]
     fn a_row_is_judged_by_what_can_be_known() {
-        let unfit = |text: &str| Fitness::Unfit(text.to_owned());
+        let large = |text: &str| Fitness::Unfit(Failure::TooLarge, text.to_owned());
+        let unfit = |text: &str| Fitness::Unfit(Failure::Refused, text.to_owned());
         check(row(), facts(Some(1000), false), Fitness::Fit);
         check(row(), facts(None, false), Fitness::Fit);
         check(row(), facts(Some(281), true), Fitness::Suspect);
         check(
             row(),
             facts(Some(281), false),
-            unfit("record of 282 bytes is above the topic's max.message.bytes of 281"),
+            large("record of 282 bytes is above the topic's max.message.bytes of 281"),
         );
         check(OutboxRow { partition: Some(2), ..row() }, facts(None, false), Fitness::Fit);
         check(
@@ -284,7 +286,7 @@ mod tests {
         check(
             OutboxRow { payload: None, ..row() },
             facts(None, false),
-            unfit("payload of 100 bytes is above relay.max_row_bytes"),
+            large("payload of 100 bytes is above relay.max_row_bytes"),
         );
         check(
             OutboxRow { payload: None, payload_bytes: None, ..row() },

@@ -17,8 +17,8 @@ use prometheus::{
 use prometheus::{Opts, Registry, TextEncoder};
 
 pub use labels::{
-    AttemptResult, BacklogState, DeferReason, Dependency, KafkaErrorClass, Label, Operation, Outcome,
-    RedeliveryCause, StopCause,
+    AttemptResult, BacklogState, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label, Operation,
+    Outcome, RedeliveryCause, StopCause,
 };
 pub use series::{Kind, SERIES, Series};
 pub use topic::TopicMetrics;
@@ -39,6 +39,7 @@ pub struct Metrics {
     backlog: Labelled<BacklogState, Gauge>,
     reading_stopped: Labelled<StopCause, Gauge>,
     dependency_up: Labelled<Dependency, Gauge>,
+    topic_lane: GaugeVec,
     build_info: GaugeVec,
     config_info: GaugeVec,
     /// A statement found that another leader had taken over, so it changed nothing.
@@ -51,6 +52,8 @@ pub struct Metrics {
     pub last_delivery_timestamp: Gauge,
     /// Keys whose rows wait.
     pub blocked_keys: Gauge,
+    /// 1 while Kafka makes no progress and nothing more is handed over.
+    pub circuit_open: Gauge,
     /// `retry.deferred_max`.
     pub deferred_limit: Gauge,
     /// 1 while this process leads.
@@ -122,6 +125,8 @@ impl Metrics {
             backlog: Labelled::new(|label| backlog.with_label_values(&[label])),
             reading_stopped: Labelled::new(|label| reading_stopped.with_label_values(&[label])),
             dependency_up: Labelled::new(|label| dependency_up.with_label_values(&[label])),
+            topic_lane: build.gauges("outbox_topic_lane"),
+            circuit_open: build.gauge("outbox_circuit_open"),
             build_info: build.gauges("outbox_build_info"),
             config_info: build.gauges("outbox_config_info"),
             fencing_rejections: build.counter("outbox_fencing_rejections_total"),
@@ -212,10 +217,23 @@ impl Metrics {
             &self.in_flight_messages,
             &self.in_flight_bytes,
             &self.blocked_keys,
+            &self.circuit_open,
         ] {
             gauge.set(0.0);
         }
+        self.topic_lane.reset();
+        self.set_backlog(BacklogState::Laned, 0);
         StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));
+    }
+
+    /// Says that a topic is read on its own, for this cause, or no longer. Lanes are few, so the names are bounded.
+    pub fn set_topic_lane(&self, topic: &str, cause: &str, open: bool) {
+        if open {
+            self.topic_lane.with_label_values(&[topic, cause]).set(1.0);
+        } else {
+            // It may have gone with the end of a lease.
+            let _ = self.topic_lane.remove_label_values(&[topic, cause]);
+        }
     }
 
     /// Says whether the last call to this dependency succeeded.
@@ -310,6 +328,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.topic("orders");
         metrics.set_config("abc");
+        metrics.set_topic_lane("orders", "missing", true);
         let text = metrics.gather_text();
         let found: Vec<(&str, &str)> = text
             .lines()

@@ -37,6 +37,7 @@ pub struct Config {
     pub retry: RetryConfig,
     pub http: HttpConfig,
     pub log: LogConfig,
+    pub policies: crate::policy::Policies,
     shown: Vec<Shown>,
 }
 
@@ -56,6 +57,7 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, Secret>,
     /// `kafka.unsafe`: properties that are set and break a promise. To be named in a warning at start.
     pub unsafe_properties: Vec<String>,
+    pub stall_after: Duration,
     /// Header with the event id.
     pub header_event_id: String,
     /// Header with the outbox row's id.
@@ -77,6 +79,7 @@ pub struct RelayConfig {
     pub max_row_bytes: usize,
     pub drain_timeout: Duration,
     pub durable_marks: bool,
+    pub rate: Option<u32>,
 }
 
 /// How leadership changes hands.

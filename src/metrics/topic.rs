@@ -3,7 +3,7 @@
 use prometheus::local::LocalHistogram;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::{AttemptResult, Builder, DeferReason, Labelled, Outcome, RedeliveryCause};
+use super::{AttemptResult, Builder, DeadReason, DeferReason, Labelled, Outcome, RedeliveryCause};
 
 /// The per-topic vectors.
 pub(super) struct Vectors {
@@ -12,6 +12,7 @@ pub(super) struct Vectors {
     attempts: IntCounterVec,
     redeliveries: IntCounterVec,
     deferred: IntCounterVec,
+    dead_lettered: IntCounterVec,
     published_bytes: IntCounterVec,
     oldest_pending: GaugeVec,
     delivery_seconds: HistogramVec,
@@ -24,6 +25,7 @@ pub struct TopicMetrics {
     attempts: Labelled<AttemptResult, IntCounter>,
     redeliveries: Labelled<RedeliveryCause, IntCounter>,
     deferred: Labelled<DeferReason, IntCounter>,
+    dead_lettered: Labelled<DeadReason, IntCounter>,
     published_bytes: IntCounter,
     delivery_seconds: Histogram,
     pub(super) oldest_pending: Gauge,
@@ -37,6 +39,7 @@ impl Vectors {
             attempts: build.counters("outbox_attempts_total"),
             redeliveries: build.counters("outbox_redeliveries_total"),
             deferred: build.counters("outbox_deferred_total"),
+            dead_lettered: build.counters("outbox_dead_lettered_total"),
             published_bytes: build.counters("outbox_published_bytes_total"),
             oldest_pending: build.gauges("outbox_oldest_pending_timestamp_seconds"),
             delivery_seconds: build.histograms("outbox_delivery_seconds"),
@@ -50,6 +53,7 @@ impl Vectors {
             attempts: Labelled::new(|label| self.attempts.with_label_values(&[name, label])),
             redeliveries: Labelled::new(|label| self.redeliveries.with_label_values(&[name, label])),
             deferred: Labelled::new(|label| self.deferred.with_label_values(&[name, label])),
+            dead_lettered: Labelled::new(|label| self.dead_lettered.with_label_values(&[name, label])),
             published_bytes: self.published_bytes.with_label_values(&[name]),
             oldest_pending: self.oldest_pending.with_label_values(&[name]),
             delivery_seconds: self.delivery_seconds.with_label_values(&[name]),
@@ -81,6 +85,11 @@ impl TopicMetrics {
     /// Rows passed over.
     pub fn deferred(&self, reason: DeferReason, rows: u64) {
         self.deferred.of(reason).inc_by(rows);
+    }
+
+    /// Rows that became dead letters.
+    pub fn dead_lettered(&self, reason: DeadReason, rows: u64) {
+        self.dead_lettered.of(reason).inc_by(rows);
     }
 
     /// Confirmed bytes.

@@ -7,8 +7,10 @@ use crate::position::Position;
 use crate::receipt::Receipt;
 use crate::store::deferred::DueRow;
 use crate::store::settle::{Attempt, Death, Deferral, Outcome, Reason};
+use crate::verdict::Route;
 
 use super::Decided;
+use super::lanes::Opening;
 
 /// Where a row stands.
 #[derive(Debug)]
@@ -27,11 +29,13 @@ pub(super) enum Fate {
     PutOff(Box<Deferral>),
     /// It becomes a dead letter.
     Dead(Box<Death>),
+    /// Its delivery is at-most-once: settled first, tried once after that.
+    Dropped,
 }
 
 impl Fate {
     fn is_decided(&self) -> bool {
-        matches!(self, Fate::Published(_) | Fate::Expired | Fate::PutOff(_) | Fate::Dead(_))
+        !matches!(self, Fate::Waiting | Fate::InFlight | Fate::Returned)
     }
 }
 
@@ -46,9 +50,19 @@ pub(super) struct Batch {
     /// The first row that was never offered to the publisher.
     pub offered: usize,
     pub bytes: usize,
-    /// The position once all rows are settled.
+    /// The position of its stream once all rows are settled.
     pub next: Position,
+    /// The lane that it is a page of; `None`: a page of main.
+    pub lane: Option<usize>,
+    /// Of a lane: what comes with the position.
+    pub as_of: Option<String>,
+    /// Of a lane: its last page.
+    pub closes: bool,
+    /// Of main: lanes that begin before this page.
+    pub opened: Vec<Opening>,
     pub begun: std::time::Instant,
+    /// When its last row was offered, or offered again.
+    pub offered_at: std::time::Instant,
     /// Attempts that failed.
     pub attempts: Vec<Attempt>,
 }
@@ -63,7 +77,12 @@ impl Batch {
             bytes: 0,
             rows,
             next,
+            lane: None,
+            as_of: None,
+            closes: false,
+            opened: Vec::new(),
             begun: std::time::Instant::now(),
+            offered_at: std::time::Instant::now(),
             attempts: Vec::new(),
         }
     }
@@ -77,6 +96,12 @@ impl Batch {
         self.fates[index] = fate;
     }
 
+    /// Rows that are tried once after the settlement.
+    pub fn take_once(&mut self) -> Vec<OutboxRow> {
+        let dropped = self.rows.iter().zip(&self.fates).filter(|(_, fate)| matches!(fate, Fate::Dropped));
+        dropped.map(|(row, _)| row.clone()).collect()
+    }
+
     /// What the settlement records, once every row is decided.
     pub fn decided(self) -> Decided {
         let mut outcome = Outcome::default();
@@ -88,6 +113,7 @@ impl Batch {
                 Fate::Expired => outcome.expired.push(row.id),
                 Fate::PutOff(deferral) => outcome.deferred.push(*deferral),
                 Fate::Dead(death) => outcome.rare.dead.push(*death),
+                Fate::Dropped => outcome.dropped.push(row.id),
                 Fate::Waiting | Fate::InFlight | Fate::Returned => unreachable!("every row is decided"),
             }
         }
@@ -166,11 +192,16 @@ impl DueBatch {
     pub fn decided(self) -> Decided {
         let mut decided = Decided { settled: self.settled, ..Decided::default() };
         decided.outcome.rare.attempts = self.attempts;
+        let mut once = Vec::new();
         for (due, fate) in self.rows.into_iter().zip(self.fates) {
             match fate {
                 Fate::Published(receipt) => decided.outcome.published.push((due.row.id, receipt)),
                 Fate::Expired => decided.outcome.expired.push(due.row.id),
                 Fate::Dead(death) => decided.outcome.rare.dead.push(*death),
+                Fate::Dropped => {
+                    decided.outcome.dropped.push(due.row.id);
+                    once.push(due.row.clone());
+                }
                 Fate::PutOff(deferral) => {
                     decided.outcome.deferred.push(*deferral);
                     continue;
@@ -188,32 +219,36 @@ impl DueBatch {
         // Dead rows leave by becoming dead letters.
         let dead: Vec<i64> = decided.outcome.rare.dead.iter().map(|death| death.id).collect();
         decided.outcome.departed.retain(|id| !dead.contains(id));
+        decided.once = once;
         decided
     }
 }
 
-/// The number that travels with a record: which batch, which row, which route.
+/// The number that travels with a record: which route, which batch, which row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
-    pub due: bool,
+    pub route: Route,
     pub no: u64,
     pub index: usize,
 }
 
 const INDEX_BITS: u32 = 24;
-const DUE_BIT: u64 = 1 << 63;
+const ROUTE_SHIFT: u32 = 62;
 
 impl Tag {
     pub fn encode(self) -> usize {
-        let due = if self.due { DUE_BIT } else { 0 };
-        (due | self.no << INDEX_BITS | self.index as u64) as usize
+        (((self.route as u64) << ROUTE_SHIFT) | self.no << INDEX_BITS | self.index as u64) as usize
     }
 
     pub fn decode(opaque: usize) -> Tag {
         let bits = opaque as u64;
         Tag {
-            due: bits & DUE_BIT != 0,
-            no: (bits & !DUE_BIT) >> INDEX_BITS,
+            route: match bits >> ROUTE_SHIFT {
+                0 => Route::Main,
+                1 => Route::Alone,
+                _ => Route::Once,
+            },
+            no: (bits & ((1 << ROUTE_SHIFT) - 1)) >> INDEX_BITS,
             index: (bits & ((1 << INDEX_BITS) - 1)) as usize,
         }
     }
@@ -226,9 +261,10 @@ mod tests {
     #[test]
     fn a_tag_comes_back_as_it_was() {
         for tag in [
-            Tag { due: false, no: 0, index: 0 },
-            Tag { due: true, no: 1, index: 2 },
-            Tag { due: false, no: (1 << 39) - 1, index: (1 << 24) - 1 },
+            Tag { route: Route::Main, no: 0, index: 0 },
+            Tag { route: Route::Alone, no: 1, index: 2 },
+            Tag { route: Route::Once, no: 7, index: 0 },
+            Tag { route: Route::Main, no: (1 << 38) - 1, index: (1 << 24) - 1 },
         ] {
             assert_eq!(Tag::decode(tag.encode()), tag);
         }

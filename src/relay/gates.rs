@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn tag(index: usize) -> Tag {
-        Tag { due: false, no: 1, index }
+        Tag { route: crate::verdict::Route::Main, no: 1, index }
     }
 
     #[test]

@@ -23,6 +23,8 @@
 
 mod batch;
 mod gates;
+mod lanes;
+mod pace;
 pub mod read;
 mod remarks;
 pub mod retry;
@@ -31,21 +33,21 @@ pub mod settle;
 mod topics;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::backoff::Backoff;
 use crate::config::{RelayConfig, RetryConfig};
 use crate::kafka::{Publisher, Stamp, Topics};
 use crate::leader::Trust;
+use crate::message::OutboxRow;
 use crate::metrics::Metrics;
+use crate::policy::Policies;
 use crate::position::Position;
-use crate::store::deferred::{DeferredCounts, DueRow};
-use crate::store::lease::Resume;
-use crate::store::poll::Page;
+use crate::store::deferred::{DeferredCounts, DueRow, TopicCounts};
+use crate::store::lease::{OpenLane, Resume};
 use crate::store::settle::Outcome;
 use crate::store::{Server, StoreError};
 
@@ -64,6 +66,10 @@ pub struct Term {
     pub config: RelayConfig,
     /// `[retry]`.
     pub retry: RetryConfig,
+    /// What is done with each topic's rows.
+    pub policies: Policies,
+    /// `kafka.stall_after`.
+    pub stall_after: Duration,
     /// What every record gets.
     pub stamp: Stamp,
     /// All metrics.
@@ -72,13 +78,6 @@ pub struct Term {
     pub health: Arc<crate::health::Health>,
     /// Read nothing new, finish the rest.
     pub drain: CancellationToken,
-}
-
-impl Term {
-    /// `[retry]` as arithmetic.
-    fn backoff(&self) -> Backoff {
-        Backoff { base: self.retry.base, max: self.retry.max }
-    }
 }
 
 /// What a new leader finds in the database.
@@ -90,6 +89,10 @@ pub struct Inheritance {
     pub deferred: DeferredCounts,
     /// Blocked keys and their number of waiting rows.
     pub waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
+    /// Deferred rows by topic.
+    pub topics: Vec<TopicCounts>,
+    /// Topics that are read on their own.
+    pub lanes: Vec<OpenLane>,
 }
 
 /// Why a term ended.
@@ -167,6 +170,8 @@ struct Decided {
     left: usize,
     /// Who waits for the settlement, and is told `left`.
     settled: Option<oneshot::Sender<usize>>,
+    /// Rows that are handed to Kafka once this is settled, and never again.
+    once: Vec<OutboxRow>,
 }
 
 /// What a settlement frees.
@@ -177,6 +182,8 @@ struct Settled {
     departed: Vec<TopicKey>,
     /// Deferred rows that left, scheduled ones included (which `departed` does not name).
     gone: usize,
+    /// Rows that are tried once now.
+    once: Vec<Vec<OutboxRow>>,
 }
 
 /// Since when a settlement has been on its way: it may have written times that nobody can see yet.
@@ -220,7 +227,10 @@ pub async fn run(
     topics: Topics,
     inheritance: Inheritance,
 ) -> Result<(), TermEnd> {
-    let (pages, pages_in) = mpsc::channel::<Page>(1);
+    let (pages, pages_in) = mpsc::channel(1);
+    // As many lane pages can be on their way as there are lanes.
+    let (lane_pages, lane_pages_in) = mpsc::channel(lanes::LANES_MAX);
+    let (orders, orders_in) = mpsc::channel(2 * lanes::LANES_MAX);
     let (beside, beside_in) = mpsc::channel::<Beside>(1);
     let (entrances, entrances_in) = mpsc::channel::<Entrance>(1);
     let (decided, decided_in) = mpsc::channel::<Decided>(8);
@@ -231,17 +241,20 @@ pub async fn run(
         waiting: (found.retrying + found.behind).max(0) as u64,
         scheduled: found.scheduled.max(0) as u64,
     });
-
     let settling = Arc::default();
     // Nobody enters yet.
     drop(entrances);
-    let resume = inheritance.resume;
+
+    let sender = send::Sender::new(term.clone(), publisher, topics, &inheritance, orders, deferred);
+    let Inheritance { resume, lanes, .. } = inheritance;
     let position = resume.position.clone();
-    let sender = send::Sender::new(term.clone(), publisher, topics, inheritance.waiting, deferred);
+    let reader = read::Ends { pages, lane_pages, orders: orders_in, deferred: deferred_seen.clone() };
+    let inputs =
+        send::Inputs { pages: pages_in, lane_pages: lane_pages_in, beside: beside_in, settled: settled_in };
     tokio::try_join!(
-        read::read(term.clone(), resume, pages, deferred_seen.clone()),
+        read::read(term.clone(), resume, lanes, reader),
         retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling)),
-        sender.run(pages_in, beside_in, decided, settled_in),
+        sender.run(inputs, decided),
         settle::settle(term, position, decided_in, settled, settling),
     )
     .map(|_| ())

@@ -1,19 +1,22 @@
 //! Read: page after page from `outbox.message`, each in one snapshot.
 //!
-//! Owns the reading position in memory and the pace of polling. It moves on without waiting for anybody: the position
-//! that counts is the one in the ledger, and a new leader starts there.
+//! Owns the reading positions in memory, main's and those of the lanes, and the pace of polling. It moves on without waiting for
+//! anybody: the positions that count are those in the ledger, and a new leader starts there. Main is read as long as there is
+//! room; a lane only when the sender asks for its next page.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::lanes::{LanePage, MainPage, Opening, Order};
 use super::{DeferredRows, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::metrics::{BacklogState, Operation, StopCause};
-use crate::store::Session;
-use crate::store::lease::Resume;
-use crate::store::poll::{self, Page, PageLimits, Reader};
+use crate::position::Position;
+use crate::store::lease::{OpenLane, Resume};
+use crate::store::poll::{self, From, Page, PageLimits, Reader};
+use crate::store::{Session, StoreError};
 
 /// Pause after an error, doubling from the first to the second.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -24,131 +27,288 @@ const EXPENSIVE: Duration = Duration::from_millis(100);
 /// The longest rest after an expensive poll that found nothing.
 const REST_MAX: Duration = Duration::from_secs(1);
 
+/// What the loop hands on and hears.
+pub(super) struct Ends {
+    pub pages: mpsc::Sender<MainPage>,
+    pub lane_pages: mpsc::Sender<LanePage>,
+    pub orders: mpsc::Receiver<Order>,
+    pub deferred: watch::Receiver<DeferredRows>,
+}
+
+/// Where a stream is read next.
+struct Place {
+    position: Position,
+    as_of: String,
+}
+
+/// The loop's state.
+struct Reading {
+    term: Term,
+    limits: PageLimits,
+    reader: Reader,
+    session: Option<Session>,
+    main: Place,
+    /// Topics that main skips, and where their lanes are.
+    lanes: Vec<(String, Place)>,
+    /// Names of `lanes`, as the statement takes them.
+    skip: Vec<String>,
+    /// Lanes that open with the next page of main.
+    opening: Vec<Opening>,
+    /// The last page of main ended short.
+    short: bool,
+    pause: Duration,
+    trouble: Duration,
+    /// Reading stands still at the cap of deferred rows, and it has been said.
+    capped: bool,
+}
+
 /// Reads until draining, or until the term is over.
 pub(super) async fn read(
     term: Term,
     resume: Resume,
-    pages: mpsc::Sender<Page>,
-    mut deferred: watch::Receiver<DeferredRows>,
+    lanes: Vec<OpenLane>,
+    mut ends: Ends,
 ) -> Result<(), TermEnd> {
     let running = term.health.running(Loop::Read);
-    let limits = PageLimits {
-        rows: term.config.page_rows as i64,
-        bytes: term.config.page_bytes as i64,
-        max_row_bytes: i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX),
-    };
-    let mut reader = Reader::default();
-    let mut session = None;
-    let mut position = resume.position;
-    let mut as_of = resume.as_of;
-    let mut short = false;
-    let mut pause = term.config.poll_min;
-    let mut trouble = RECONNECT.0;
+    let drain = term.drain.clone();
+    let mut reading = Reading::new(term, resume, lanes);
+    let mut next_poll = Instant::now();
     loop {
         running.tick();
-        let Some(room) = room(&term, &pages, &mut deferred).await else { return Ok(()) };
-        let polled = async {
-            let session = connected(&term, &mut session).await?;
-            let started = Instant::now();
-            let page = reader.poll(session, &position, &limits, term.token, short, &as_of).await?;
-            if !page.rows.is_empty() {
-                poll::flush_barrier(session, page.unflushed).await?;
-            }
-            Ok((page, started.elapsed()))
+        let step = tokio::select! {
+            biased;
+            () = drain.cancelled() => return Ok(()),
+            Some(order) = ends.orders.recv() => Step::Order(order),
+            // Safe to drop: what it has found out is kept in `reading`. A lane is read while main has no room.
+            room = async {
+                tokio::time::sleep_until(next_poll.into()).await;
+                reading.room(&ends.pages, &mut ends.deferred).await
+            } => Step::Main(room),
         };
-        let (page, took) = match polled.await {
-            Ok(polled) => polled,
-            Err(error) => {
-                session = None;
-                term.metrics.database_error(Operation::Poll);
-                super::settle::refuse_or_wait(error, "read", &mut trouble, &term).await?;
-                continue;
+        match step {
+            Step::Order(Order::Open(opening)) => reading.open(opening),
+            Step::Order(Order::Read { topic, rows, may_close }) => {
+                let page = reading.lane_page(&topic, rows, may_close).await?;
+                if ends.lane_pages.send(page).await.is_err() {
+                    return Ok(());
+                }
             }
-        };
-        term.metrics.database_seconds(Operation::Poll, took.as_secs_f64());
-        trouble = RECONNECT.0;
-        short = !page.more;
-        let (more, late) = (page.more, position.late.is_some());
-        position = page.next.clone();
-        as_of.clone_from(&page.as_of);
-        if let Some(last_id) = page.last_id {
-            term.metrics.set_backlog(BacklogState::Ready, (last_id - position.high).max(0) as u64);
+            Step::Main(None) => return Ok(()),
+            Step::Main(Some(room)) => {
+                let (page, pause) = reading.main_page().await?;
+                if let Some(page) = page {
+                    room.send(page);
+                }
+                next_poll = Instant::now() + pause;
+            }
         }
+    }
+}
+
+/// What is done next.
+enum Step<'a> {
+    Order(Order),
+    Main(Option<mpsc::Permit<'a, MainPage>>),
+}
+
+impl Reading {
+    fn new(term: Term, resume: Resume, lanes: Vec<OpenLane>) -> Reading {
+        let limits = PageLimits {
+            rows: term.config.page_rows as i64,
+            bytes: term.config.page_bytes as i64,
+            max_row_bytes: i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX),
+        };
+        let place =
+            |lane: OpenLane| (lane.topic, Place { position: lane.resume.position, as_of: lane.resume.as_of });
+        let lanes: Vec<(String, Place)> = lanes.into_iter().map(place).collect();
+        Reading {
+            pause: term.config.poll_min,
+            term,
+            limits,
+            reader: Reader::default(),
+            session: None,
+            main: Place { position: resume.position, as_of: resume.as_of },
+            skip: lanes.iter().map(|(topic, _)| topic.clone()).collect(),
+            lanes,
+            opening: Vec::new(),
+            short: false,
+            trouble: RECONNECT.0,
+            capped: false,
+        }
+    }
+
+    /// From the next page on main skips the topic; its lane begins where main stands.
+    fn open(&mut self, opening: Opening) {
+        if self.skip.iter().any(|topic| **topic == *opening.topic) {
+            return;
+        }
+        self.skip.push(opening.topic.to_string());
+        self.opening.push(opening);
+        // Main has rows to look at that it has not skipped yet.
+        self.short = false;
+    }
+
+    /// The next page of main, or nothing, and the pause before the one after it.
+    async fn main_page(&mut self) -> Result<(Option<MainPage>, Duration), TermEnd> {
+        let (page, took) = loop {
+            let from = From {
+                position: &self.main.position,
+                as_of: &self.main.as_of,
+                skip: &self.skip,
+                short: self.short,
+            };
+            let polled = async {
+                let session = connected(&self.term, &mut self.session).await?;
+                let started = Instant::now();
+                let page = self.reader.poll(session, from, &self.limits, self.term.token).await?;
+                if !page.rows.is_empty() {
+                    poll::flush_barrier(session, page.unflushed).await?;
+                }
+                Ok((page, started.elapsed()))
+            };
+            match polled.await {
+                Ok(polled) => break polled,
+                Err(error) => self.refuse_or_wait(error).await?,
+            }
+        };
+        self.term.metrics.database_seconds(Operation::Poll, took.as_secs_f64());
+        self.trouble = RECONNECT.0;
+        self.short = !page.more;
+        let late = self.main.position.late.is_some();
+        // A lane opens where main stands before this page, which leaves its topic out already.
+        let opened: Vec<Opening> =
+            std::mem::take(&mut self.opening).into_iter().map(|opening| self.begin_lane(opening)).collect();
+        self.main = Place { position: page.next.clone(), as_of: page.as_of.clone() };
+        if let Some(last_id) = page.last_id {
+            let ready = (last_id - self.main.position.high).max(0) as u64;
+            self.term.metrics.set_backlog(BacklogState::Ready, ready);
+        }
+        let more = page.more;
+        let mut main_page = None;
         if page.rows.is_empty() {
-            drop(room);
-            pause = (pause * 2).min(term.config.poll_max);
+            self.pause = (self.pause * 2).min(self.term.config.poll_max);
             // An open bulk load makes every poll walk its invisible rows: then polling rests four times as long as it
             // works. A poll that merely waited for a busy machine must not: that would be its latency.
             if took >= EXPENSIVE {
-                pause = pause.max((4 * took).min(REST_MAX));
+                self.pause = self.pause.max((4 * took).min(REST_MAX));
             }
         } else {
             crash_point::reach(if late { crash_point::INSIDE_LATE_PAGING } else { crash_point::AFTER_READ });
-            room.send(page);
-            pause = term.config.poll_min;
+            self.pause = self.term.config.poll_min;
         }
-        if !more {
+        // An empty page matters where main gets past skipped rows: its position must not stay behind for hours.
+        if !page.rows.is_empty() || !opened.is_empty() || page.skipped > 0 {
+            main_page = Some(MainPage { page, opened });
+        }
+        Ok((main_page, if more { Duration::ZERO } else { self.pause }))
+    }
+
+    fn begin_lane(&mut self, opening: Opening) -> Opening {
+        let place = Place { position: self.main.position.clone(), as_of: self.main.as_of.clone() };
+        let opening =
+            Opening { position: Some(place.position.clone()), as_of: Some(place.as_of.clone()), ..opening };
+        self.lanes.push((opening.topic.to_string(), place));
+        opening
+    }
+
+    /// The next page of a lane. If it ends where main stands and may close, main takes the topic back with its next page.
+    async fn lane_page(&mut self, topic: &str, rows: usize, may_close: bool) -> Result<LanePage, TermEnd> {
+        let limits = PageLimits { rows: (rows as i64).min(self.limits.rows), ..self.limits };
+        let page = loop {
+            let Some((_, place)) = self.lanes.iter().find(|(name, _)| name == topic) else {
+                return Ok(LanePage { topic: topic.into(), page: None, caught_up: false, closes: false });
+            };
+            let from = From { position: &place.position, as_of: &place.as_of, skip: &[], short: false };
+            let main = &self.main.position;
+            let polled = async {
+                let session = connected(&self.term, &mut self.session).await?;
+                let started = Instant::now();
+                let token = self.term.token;
+                let page = self.reader.poll_lane(session, topic, from, main, &limits, token).await?;
+                if !page.rows.is_empty() {
+                    poll::flush_barrier(session, page.unflushed).await?;
+                }
+                self.term.metrics.database_seconds(Operation::Poll, started.elapsed().as_secs_f64());
+                Ok(page)
+            };
+            match polled.await {
+                Ok(page) => break page,
+                Err(error) => self.refuse_or_wait(error).await?,
+            }
+        };
+        self.trouble = RECONNECT.0;
+        let main = &self.main;
+        let at = self.lanes.iter().position(|(name, _)| name == topic).expect("it was found above");
+        let place = &mut self.lanes[at].1;
+        if page.next.high > place.position.high {
+            place.as_of.clone_from(&main.as_of);
+        }
+        place.position = page.next.clone();
+        let caught_up = !page.more && place.position == main.position;
+        let closes = caught_up && may_close;
+        let as_of = place.as_of.clone();
+        if closes {
+            self.lanes.remove(at);
+            self.skip.retain(|name| name != topic);
+        }
+        Ok(LanePage { topic: topic.into(), page: Some(Page { as_of, ..page }), caught_up, closes })
+    }
+
+    /// Ends the term if the error says so; otherwise waits a little.
+    async fn refuse_or_wait(&mut self, error: StoreError) -> Result<(), TermEnd> {
+        self.session = None;
+        self.term.metrics.database_error(Operation::Poll);
+        super::settle::refuse_or_wait(error, "read", &mut self.trouble, &self.term).await
+    }
+
+    /// Waits for room for a page and below the cap of deferred rows. `None`: nothing is to be read any more.
+    /// Once stopped, reading goes on when a tenth of the cap has left: it would stop again for every single row otherwise.
+    async fn room<'a>(
+        &mut self,
+        pages: &'a mpsc::Sender<MainPage>,
+        deferred: &mut watch::Receiver<DeferredRows>,
+    ) -> Option<mpsc::Permit<'a, MainPage>> {
+        let (metrics, cap) = (&self.term.metrics, self.term.retry.deferred_max as u64);
+        loop {
+            let waiting = deferred.borrow_and_update().waiting;
+            let full = waiting >= cap || (self.capped && waiting > cap - cap / 10);
+            metrics.set_reading_stopped(StopCause::DeferredLimit, full);
+            if !full {
+                break;
+            }
+            if !self.capped {
+                tracing::error!(
+                    deferred_max = cap,
+                    "reading stopped because the cap of deferred rows is reached"
+                );
+                self.capped = true;
+            }
             tokio::select! {
-                () = term.drain.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+                changed = deferred.changed() => changed.ok()?,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            self.term.health.tick(Loop::Read);
+        }
+        if std::mem::take(&mut self.capped) {
+            tracing::info!("reading goes on below the cap of deferred rows");
+        }
+        loop {
+            tokio::select! {
+                biased;
+                room = pages.reserve() => {
+                    metrics.set_reading_stopped(StopCause::WindowFull, false);
+                    return room.ok();
+                }
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    metrics.set_reading_stopped(StopCause::WindowFull, true);
+                    self.term.health.tick(Loop::Read);
+                }
             }
         }
     }
 }
 
-/// Waits for room for a page and below the cap of deferred rows. `None`: nothing is to be read any more.
-/// Once stopped, reading goes on when a tenth of the cap has left: it would stop again for every single row otherwise.
-async fn room<'a>(
-    term: &Term,
-    pages: &'a mpsc::Sender<Page>,
-    deferred: &mut watch::Receiver<DeferredRows>,
-) -> Option<mpsc::Permit<'a, Page>> {
-    let cap = term.retry.deferred_max as u64;
-    let mut said = false;
-    loop {
-        let waiting = deferred.borrow_and_update().waiting;
-        let full = waiting >= cap || (said && waiting > cap - cap / 10);
-        term.metrics.set_reading_stopped(StopCause::DeferredLimit, full);
-        if !full {
-            break;
-        }
-        if !said {
-            tracing::error!(
-                deferred_max = cap,
-                "reading stopped because the cap of deferred rows is reached"
-            );
-            said = true;
-        }
-        tokio::select! {
-            () = term.drain.cancelled() => return None,
-            changed = deferred.changed() => changed.ok()?,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-        term.health.tick(Loop::Read);
-    }
-    if said {
-        tracing::info!("reading goes on below the cap of deferred rows");
-    }
-    loop {
-        tokio::select! {
-            biased;
-            () = term.drain.cancelled() => return None,
-            room = pages.reserve() => {
-                term.metrics.set_reading_stopped(StopCause::WindowFull, false);
-                return room.ok();
-            }
-            () = tokio::time::sleep(Duration::from_secs(1)) => {
-                term.metrics.set_reading_stopped(StopCause::WindowFull, true);
-                term.health.tick(Loop::Read);
-            }
-        }
-    }
-}
-
-async fn connected<'a>(
-    term: &Term,
-    session: &'a mut Option<Session>,
-) -> Result<&'a mut Session, crate::store::StoreError> {
+async fn connected<'a>(term: &Term, session: &'a mut Option<Session>) -> Result<&'a mut Session, StoreError> {
     if session.is_none() {
         *session = Some(term.server.connect("read").await?);
     }

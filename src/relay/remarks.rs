@@ -19,6 +19,8 @@ pub(super) enum Remark {
     Suspect,
     /// It was put off before and failed again.
     FailedAgain,
+    /// It is a dead letter now.
+    Dead,
 }
 
 /// Who has been spoken about, and when.

@@ -10,7 +10,10 @@
 //! a partition goes before all others, until its confirm (`gates`): a broker takes any sequence number for a
 //! producer's first, so a second one in flight could pass it.
 
+mod circuit;
 mod due;
+mod lanes;
+mod once;
 mod put_off;
 mod reports;
 
@@ -20,11 +23,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
+use self::circuit::Circuit;
+use self::once::Once;
 use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
+use super::lanes::{Lane, LanePage, MainPage, Order};
+use super::pace::Rates;
 use super::remarks::Remarks;
 use super::topics::{Answer, KnownTopics, Standing, facts};
-use super::{Beside, Decided, DeferredRows, Entrance, Origin, Settled, Term, TermEnd};
+use super::{Beside, Decided, DeferredRows, Entrance, Inheritance, Origin, Settled, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::kafka::{NotTaken, Publisher, Report, Topics};
@@ -32,8 +39,8 @@ use crate::message::{Fitness, judge};
 use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
 use crate::partition;
+use crate::policy::{Delivery, OnExpiry};
 use crate::store::deferred::DueRow;
-use crate::store::poll::Page;
 use crate::store::settle::{Deferral, Reason};
 use crate::verdict::{Failure, Route};
 
@@ -60,11 +67,21 @@ pub(super) struct Sender<'a> {
     /// Since when the main producer has been dead.
     dead_since: Option<Instant>,
     pace: Pace,
+    /// The main producer is to be replaced at once, whatever it still holds.
+    give_up_main: bool,
     /// The main producer has to give way to one with smaller batches, once its last report is in.
     swap_wanted: bool,
     due: Option<DueBatch>,
-    /// Rows that enter from elsewhere, decided and not yet on their way to the settlement.
-    entering: Option<Decided>,
+    /// Decided without a batch, and not yet on its way to the settlement.
+    extra: VecDeque<Decided>,
+    /// Lanes by their number; a closed one leaves a gap.
+    lanes: Vec<Option<Lane>>,
+    orders: mpsc::Sender<Order>,
+    /// Rows that main has skipped and no lane has read, as far as is known.
+    laned: i64,
+    once: Once,
+    circuit: Circuit,
+    rates: Rates,
     /// The next row's topic is being asked about, on either route.
     main_waits: bool,
     due_waits: bool,
@@ -90,18 +107,29 @@ enum Offer {
     NotNow,
 }
 
+/// What the sender reads from.
+pub(super) struct Inputs {
+    pub pages: mpsc::Receiver<MainPage>,
+    pub lane_pages: mpsc::Receiver<LanePage>,
+    pub beside: mpsc::Receiver<Beside>,
+    pub settled: mpsc::Receiver<Settled>,
+}
+
 impl<'a> Sender<'a> {
     pub fn new(
         term: Term,
         publisher: &'a mut Publisher,
         topics: Topics,
-        waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
+        inheritance: &Inheritance,
+        orders: mpsc::Sender<Order>,
         deferred: watch::Sender<DeferredRows>,
     ) -> Sender<'a> {
         let mut keys = BlockedKeys::default();
-        waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
-        Sender {
-            topics: KnownTopics::new(topics, Arc::clone(&term.metrics)),
+        inheritance.waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
+        let mut sender = Sender {
+            topics: KnownTopics::new(topics, Arc::clone(&term.metrics), term.policies.clone()),
+            circuit: Circuit::new(term.stall_after),
+            rates: Rates::new(term.config.rate),
             term,
             publisher,
             keys,
@@ -112,9 +140,14 @@ impl<'a> Sender<'a> {
             outstanding: 0,
             dead_since: None,
             pace: Pace::default(),
+            give_up_main: false,
             swap_wanted: false,
             due: None,
-            entering: None,
+            extra: VecDeque::new(),
+            lanes: Vec::new(),
+            orders,
+            laned: 0,
+            once: Once::default(),
             main_waits: false,
             due_waits: false,
             awaits_report: false,
@@ -124,17 +157,13 @@ impl<'a> Sender<'a> {
             clock_us: 0,
             reports: Vec::new(),
             remarks: Remarks::default(),
-        }
+        };
+        sender.inherit(inheritance);
+        sender
     }
 
-    /// Sends until both inputs are closed and everything is decided, or the term is over.
-    pub async fn run(
-        mut self,
-        mut pages: mpsc::Receiver<Page>,
-        mut beside: mpsc::Receiver<Beside>,
-        decided: mpsc::Sender<Decided>,
-        mut settled: mpsc::Receiver<Settled>,
-    ) -> Result<(), TermEnd> {
+    /// Sends until the inputs are closed and everything is decided, or the term is over.
+    pub async fn run(mut self, mut from: Inputs, decided: mpsc::Sender<Decided>) -> Result<(), TermEnd> {
         let running = self.term.health.running(Loop::Send);
         let inbox = Arc::clone(self.publisher.inbox());
         let mut tick = tokio::time::interval(Duration::from_millis(100));
@@ -145,22 +174,18 @@ impl<'a> Sender<'a> {
             self.take_reports();
             self.judge_returned()?;
             self.hand_over()?;
-            if !pages_open
-                && !due_open
-                && self.window.is_empty()
-                && self.due.is_none()
-                && self.entering.is_none()
-            {
+            if !pages_open && !due_open && self.is_idle() {
                 return Ok(());
             }
-            let is_decided = self.front_is_decided() || self.due_is_through() || self.entering.is_some();
+            let is_decided = self.decided_at().is_some() || self.due_is_through() || !self.extra.is_empty();
+            let next_lane = self.next_lane_ask();
             tokio::select! {
                 biased;
                 _ = tick.tick() => {
                     running.tick();
                     self.look_around()?;
                 }
-                Some(settled) = settled.recv() => self.leave(settled),
+                Some(settled) = from.settled.recv() => self.leave(settled),
                 room = decided.reserve(), if is_decided => match room {
                     Ok(room) => room.send(self.take_decided()),
                     // The settle loop has ended, with an error of its own.
@@ -168,16 +193,23 @@ impl<'a> Sender<'a> {
                 },
                 () = inbox.arrived() => {}
                 answer = self.topics.answered() => self.take_answer(answer)?,
-                next = beside.recv(), if due_open && self.due.is_none() && self.entering.is_none() => match next {
+                // Before main's: main may have the topic back in the page after this one.
+                Some(page) = from.lane_pages.recv() => self.take_lane_page(page),
+                next = from.beside.recv(), if due_open && self.due.is_none() => match next {
                     Some(Beside::Due { rows, settled }) => self.take_due(DueBatch::new(rows, settled)),
                     Some(Beside::Entrance(entrance)) => self.let_in(entrance),
                     None => due_open = false,
                 },
                 () = tokio::task::yield_now(), if self.may_hand_over() => {}
-                page = pages.recv(), if pages_open && self.wants_page() => match page {
+                page = from.pages.recv(), if pages_open && self.wants_page() => match page {
                     Some(page) => self.take_page(page),
                     None => pages_open = false,
                 },
+                () = sleep_until(self.rates.next()), if self.rates.next().is_some() => {
+                    self.rates.refill();
+                    self.stop_waiting();
+                }
+                () = sleep_until(next_lane), if next_lane.is_some() => self.ask_lanes(),
                 _ = doubts.tick() => self.topics.ask_again(),
                 _ = minute.tick() => {
                     self.topics.close_silent_gates(Instant::now());
@@ -187,11 +219,22 @@ impl<'a> Sender<'a> {
         }
     }
 
-    fn take_page(&mut self, page: Page) {
+    /// Nothing is on its way. A lane's last page may still be with the reader, which ends first.
+    fn is_idle(&self) -> bool {
+        self.window.is_empty() && self.due.is_none() && self.extra.is_empty() && self.once.is_empty()
+    }
+
+    fn take_page(&mut self, MainPage { page, opened }: MainPage) {
         self.clock_us = page.database_us - now_us();
         self.topics.count_read(&page.rows);
+        self.laned += page.skipped;
+        if page.skipped > 0 {
+            self.wake_lanes();
+        }
         self.next_no += 1;
-        self.window.push_back(Batch::new(self.next_no, page.rows, page.next));
+        let mut batch = Batch::new(self.next_no, page.rows, page.next);
+        batch.opened = opened;
+        self.window.push_back(batch);
     }
 
     fn take_due(&mut self, mut due: DueBatch) {
@@ -216,32 +259,44 @@ impl<'a> Sender<'a> {
 
     /// Rows from elsewhere become deferred rows; from now on their keys wait for them.
     fn let_in(&mut self, entrance: Entrance) {
-        let mut decided =
-            Decided { settled: Some(entrance.settled), left: entrance.rows.len(), ..Decided::default() };
+        let left = entrance.rows.len();
+        let mut decided = Decided { settled: Some(entrance.settled), left, ..Decided::default() };
         for row in &entrance.rows {
-            self.keys.wait(&row.topic, row.key.as_deref(), 1);
+            let topic = self.topics.get(&row.topic);
+            topic.waiting += 1;
+            if topic.blocks() {
+                self.keys.wait(&row.topic, row.key.as_deref(), 1);
+            }
+            let passable = !topic.blocks();
             match entrance.origin {
                 Origin::Requeued => decided.outcome.rare.requeued.push(row.id),
                 Origin::Found => decided.outcome.deferred.push(Deferral {
-                    id: row.id,
                     reason: Reason::Retry,
                     delay_ms: Some(0),
-                    attempts: 0,
-                    tries: 0,
                     class: Some("unaccounted"),
                     error: Some("no settlement accounted for it".to_owned()),
-                    passable: false,
+                    passable,
+                    ..Deferral::behind(row.id)
                 }),
             }
         }
-        self.deferred.send_modify(|rows| rows.waiting += entrance.rows.len() as u64);
-        self.entering = Some(decided);
+        self.deferred.send_modify(|rows| rows.waiting += left as u64);
+        self.extra.push_back(decided);
     }
 
     /// Every row that was read has been offered, and the window has room for more.
     fn wants_page(&self) -> bool {
-        self.window.len() < BATCHES
-            && self.window.back().is_none_or(|batch| batch.offered == batch.rows.len())
+        self.window.len() < BATCHES && self.unoffered(None).is_none()
+    }
+
+    /// Where the next row of main or of a lane is that was never offered. Only the last page of a stream has such rows.
+    fn unoffered(&self, lane: Option<usize>) -> Option<usize> {
+        let last = if self.lanes.is_empty() {
+            self.window.len().checked_sub(1)
+        } else {
+            self.window.iter().rposition(|batch| batch.lane == lane)
+        };
+        last.filter(|at| self.window[*at].offered < self.window[*at].rows.len())
     }
 
     fn has_room(&self) -> bool {
@@ -254,61 +309,83 @@ impl<'a> Sender<'a> {
         self.dead_since.is_none()
             && !self.swap_wanted
             && !self.awaits_report
-            && !self.main_waits
+            && !self.circuit.is_open()
             && !self.publisher.is_tripped()
     }
 
     fn may_hand_over(&self) -> bool {
-        let new = self.window.back().is_some_and(|batch| batch.offered < batch.rows.len());
-        (self.gate_is_open() && (!self.again.is_empty() || (new && self.has_room()))) || self.due_may_go()
+        let main = || !self.main_waits && self.has_room() && self.unoffered(None).is_some();
+        (self.gate_is_open()
+            && !self.rates.is_used_up()
+            && (!self.again.is_empty() || main() || self.a_lane_may_go()))
+            || self.due_may_go()
     }
 
-    /// Hands over a slice of rows: those that go again first, then new ones in order; then due ones.
+    /// Hands over a slice of rows: those that go again first, then the lanes' and main's new ones in order; then due ones.
     fn hand_over(&mut self) -> Result<(), TermEnd> {
         if !self.term.trust.holds() {
             return Err(TermEnd::TrustRanOut);
         }
-        for _ in 0..SLICE {
-            // Looked at before every row: the next one must not pass a row that has just come back.
-            if !self.gate_is_open() {
+        // Looked at before every row: the next one must not pass a row that has just come back.
+        while self.gate_is_open() {
+            let Some(&(no, index)) = self.again.front() else { break };
+            if self.offer(self.batch_at(no), index) == Offer::NotNow {
                 break;
             }
-            if let Some(&(no, index)) = self.again.front() {
-                if self.offer(self.batch_at(no), index) == Offer::NotNow {
+            self.again.pop_front();
+        }
+        if self.again.is_empty() {
+            self.hand_over_lanes();
+            for _ in 0..SLICE {
+                if !self.gate_is_open() || self.main_waits || !self.has_room() || !self.hand_over_next(None) {
                     break;
                 }
-                self.again.pop_front();
-                continue;
-            }
-            let Some(at) = self.window.len().checked_sub(1) else { break };
-            let index = self.window[at].offered;
-            if index == self.window[at].rows.len()
-                || !self.has_room()
-                || self.offer(at, index) == Offer::NotNow
-            {
-                break;
-            }
-            let batch = &mut self.window[at];
-            let weight = batch.rows[index].weight();
-            batch.offered += 1;
-            batch.bytes += weight;
-            self.rows += 1;
-            self.bytes += weight;
-            if batch.offered == batch.rows.len() {
-                crash_point::reach(crash_point::AFTER_SEND);
             }
         }
+        self.hand_over_once();
         self.hand_over_due()
+    }
+
+    /// Offers the next row of a stream. `false`: there is none, or it does not go now.
+    fn hand_over_next(&mut self, lane: Option<usize>) -> bool {
+        let Some(at) = self.unoffered(lane) else { return false };
+        let index = self.window[at].offered;
+        if self.offer(at, index) == Offer::NotNow {
+            return false;
+        }
+        let batch = &mut self.window[at];
+        let weight = batch.rows[index].weight();
+        batch.offered += 1;
+        batch.bytes += weight;
+        self.rows += 1;
+        self.bytes += weight;
+        if batch.offered == batch.rows.len() {
+            batch.offered_at = Instant::now();
+            crash_point::reach(crash_point::AFTER_SEND);
+        }
+        true
     }
 
     /// Offers a row to the main producer, or decides that it does not go.
     fn offer(&mut self, at: usize, index: usize) -> Offer {
         let now_us = now_us() + self.clock_us;
+        let lane = self.window[at].lane;
         let row = &self.window[at].rows[index];
+        let topic = self.topics.get(&row.topic);
         if row.expires_us.is_some_and(|at| at <= now_us) {
-            self.window[at].set(index, Fate::Expired);
+            match topic.policy.on_expiry {
+                OnExpiry::Drop => self.window[at].set(index, Fate::Expired),
+                OnExpiry::DeadLetter => self.bury_expired(at, index),
+            }
             return Offer::Done;
         }
+        if lane.is_none() && topic.lane.is_some() {
+            match self.offer_of_laned(at, index) {
+                Some(offer) => return offer,
+                None => {}
+            }
+        }
+        let row = &self.window[at].rows[index];
         if let Some(ahead_us) = row.deliver_after_us.map(|at| at.saturating_sub(now_us)).filter(|us| *us > 0)
         {
             self.put_off(at, index, Reason::Scheduled, Some(ahead_us / 1000), None, false);
@@ -321,17 +398,26 @@ impl<'a> Sender<'a> {
         let topic = self.topics.get(&row.topic);
         let (settings, narrow) = match &topic.standing {
             Standing::Ready(settings) => (*settings, topic.narrow),
-            Standing::Sick { refusal, tries, .. } => {
-                let (refusal, delay) = (refusal.clone(), self.term.backoff().delay(*tries, rand::random()));
-                self.put_off(at, index, Reason::Retry, Some(millis(delay)), Some(refusal), false);
+            Standing::Sick { refusal, .. } => {
+                let refusal = refusal.clone();
+                self.park(at, index, refusal);
                 return Offer::Done;
             }
             Standing::Unknown => {
                 self.topics.ask(&row.topic);
-                self.main_waits = true;
+                self.wait_for_answer(lane);
                 return Offer::NotNow;
             }
         };
+        if topic.policy.delivery == Delivery::AtMostOnce {
+            // Read by main before its lane opened: it comes back through the lane's own way.
+            self.open_lane(at, index);
+            return Offer::Done;
+        }
+        if !self.rates.take(&row.topic, lane.and(topic.policy.rate)) {
+            self.wait_for_answer(lane);
+            return Offer::NotNow;
+        }
         let (compressed, batch_size) = (self.publisher.compresses(), self.publisher.batch_size());
         match judge(row, &facts(&settings, narrow, compressed, batch_size)) {
             Fitness::Fit => {}
@@ -339,8 +425,8 @@ impl<'a> Sender<'a> {
                 self.put_off(at, index, Reason::Retry, Some(0), Some(put_off::suspect()), false);
                 return Offer::Done;
             }
-            Fitness::Unfit(text) => {
-                self.put_off_unfit(at, index, text);
+            Fitness::Unfit(failure, text) => {
+                self.put_off_unfit(at, index, failure, text);
                 return Offer::Done;
             }
         }
@@ -356,11 +442,14 @@ impl<'a> Sender<'a> {
             self.awaits_report = true;
             return Offer::NotNow;
         }
-        let tag = Tag { due: false, no: self.window[at].no, index };
+        let tag = Tag { route: Route::Main, no: self.window[at].no, index };
         match self.publisher.hand_over(Route::Main, row, &self.term.stamp, now_us, tag.encode()) {
             Ok(()) => {
                 if let Some(partition) = partition {
                     gates.handed_over(partition, tag);
+                }
+                if self.outstanding == 0 {
+                    self.circuit.begins(Instant::now());
                 }
                 self.outstanding += 1;
                 self.window[at].set(index, Fate::InFlight);
@@ -380,7 +469,7 @@ impl<'a> Sender<'a> {
                 self.count_refusal(&topic, &refusal);
                 match refusal.failure {
                     Failure::Topic(_) => self.put_off_sick(at, index, refusal),
-                    _ => self.put_off_unfit(at, index, refusal.text),
+                    failure => self.put_off_unfit(at, index, failure, refusal.text),
                 }
                 Offer::Done
             }
@@ -388,7 +477,7 @@ impl<'a> Sender<'a> {
     }
 
     fn take_answer(&mut self, answer: Answer) -> Result<(), TermEnd> {
-        (self.main_waits, self.due_waits) = (false, false);
+        self.stop_waiting();
         match answer {
             Answer::Ready(settings) => {
                 if let Some(limit) = settings.max_message_bytes
@@ -403,6 +492,7 @@ impl<'a> Sender<'a> {
                 if news {
                     put_off::say_sick(&topic, &refusal);
                 }
+                self.lane_for_sick(&topic);
             }
             Answer::Unanswered(error) => tracing::warn!(error = %error, "kafka did not answer, asking again"),
         }
@@ -415,16 +505,33 @@ impl<'a> Sender<'a> {
         metrics.in_flight_messages.set(self.rows as f64);
         metrics.in_flight_bytes.set(self.bytes as f64);
         metrics.blocked_keys.set(self.keys.len() as f64);
+        metrics.circuit_open.set(f64::from(u8::from(self.circuit.is_open())));
         metrics.set_dependency_up(Dependency::Kafka, self.publisher.is_connected());
         for class in self.publisher.inbox().take_errors() {
             metrics.kafka_error(KafkaErrorClass::named(class));
         }
-        (self.main_waits, self.due_waits) = (false, false);
+        self.stop_waiting();
         if self.publisher.is_dead() {
             self.dead_since.get_or_insert_with(Instant::now);
         }
         self.revive_second()?;
+        self.judge_progress();
+        self.drive_lanes();
+        self.look_after_once();
         Ok(())
+    }
+
+    /// Whoever waited for an answer about a topic looks again.
+    fn stop_waiting(&mut self) {
+        (self.main_waits, self.due_waits) = (false, false);
+        self.lanes.iter_mut().flatten().for_each(|lane| lane.waits = false);
+    }
+
+    fn wait_for_answer(&mut self, lane: Option<usize>) {
+        match lane.and_then(|lane| self.lanes[lane].as_mut()) {
+            Some(lane) => lane.waits = true,
+            None => self.main_waits = true,
+        }
     }
 
     /// What a settlement frees: room in the window, and keys whose last waiting row is through.
@@ -433,7 +540,10 @@ impl<'a> Sender<'a> {
         self.bytes -= settled.bytes;
         for (topic, key) in &settled.departed {
             self.keys.leave(topic, key.as_deref());
+            let topic = self.topics.get(topic);
+            topic.waiting = topic.waiting.saturating_sub(1);
         }
+        self.once.take_settled(settled.once);
         if settled.gone > 0 {
             let waiting = settled.departed.len() as u64;
             let scheduled = settled.gone as u64 - waiting;
@@ -444,33 +554,57 @@ impl<'a> Sender<'a> {
         }
     }
 
-    fn front_is_decided(&self) -> bool {
-        self.window.front().is_some_and(|batch| batch.open == 0)
+    /// The next batch whose rows are all decided. The batches of main leave in the order in which they were read, and so do
+    /// those of each lane; they do not wait for each other.
+    fn decided_at(&self) -> Option<usize> {
+        if self.window.front()?.open == 0 {
+            return Some(0);
+        }
+        if self.lanes.is_empty() {
+            return None;
+        }
+        // Bit 0 is main's.
+        let mut held = 0u128;
+        self.window.iter().position(|batch| {
+            let stream = 1 << batch.lane.map_or(0, |lane| lane + 1);
+            let goes = batch.open == 0 && held & stream == 0;
+            held |= stream;
+            goes
+        })
     }
 
     fn due_is_through(&self) -> bool {
         self.due.as_ref().is_some_and(DueBatch::is_through)
     }
 
-    /// The next decided batch; pages leave in the order in which they were read.
+    /// The next decided batch.
     fn take_decided(&mut self) -> Decided {
-        if let Some(entering) = self.entering.take() {
-            return entering;
+        if let Some(extra) = self.extra.pop_front() {
+            return extra;
         }
         if let Some(due) = self.due.take_if(|due| due.is_through()) {
             self.topics.count_due(&due);
             return due.decided();
         }
-        let batch = self.window.pop_front().expect("only called when a batch is decided");
+        let at = self.decided_at().expect("only called when a batch is decided");
+        let batch = self.window.remove(at).expect("it was found above");
         self.term.metrics.publish_seconds.observe(batch.begun.elapsed().as_secs_f64());
         self.term.metrics.batch_messages.observe(batch.rows.len() as f64);
         self.topics.count_batch(&batch);
-        batch.decided()
+        self.take_lane_step(batch)
     }
 
     fn batch_at(&self, no: u64) -> usize {
         // Due batches take numbers too, so those in the window ascend with gaps.
         self.window.partition_point(|batch| batch.no < no)
+    }
+}
+
+/// Until then; for ever, if there is no then.
+async fn sleep_until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then.into()).await,
+        None => std::future::pending().await,
     }
 }
 

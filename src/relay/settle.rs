@@ -58,6 +58,7 @@ pub(super) async fn settle(
             freed.rows += batch.rows;
             freed.bytes += batch.bytes;
             freed.departed.extend(batch.departed);
+            freed.once.extend((!batch.once.is_empty()).then_some(batch.once));
             waiting.extend(batch.settled.map(|waiter| (waiter, left)));
         }
         let durable = term.config.durable_marks || durable_at.elapsed() >= DURABLE_EVERY;
@@ -101,13 +102,13 @@ async fn company(
     };
     let mut rows = first.rows;
     // Somebody waits for the settlement of due rows.
-    let mut urgent = first.settled.is_some();
+    let mut urgent = first.settled.is_some() || !first.once.is_empty();
     let mut batches = vec![first];
     while rows < enough && !urgent {
         match tokio::time::timeout_at(until.into(), decided.recv()).await {
             Ok(Some(next)) => {
                 rows += next.rows;
-                urgent = next.settled.is_some();
+                urgent = next.settled.is_some() || !next.once.is_empty();
                 batches.push(next);
             }
             Ok(None) | Err(_) => break,

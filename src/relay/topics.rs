@@ -1,8 +1,8 @@
 //! What the sender knows of each topic: ready, sick, or being asked about.
 //!
 //! Owns when a topic is asked about. A row goes to the main producer only when its topic is known to be there; a sick
-//! topic's rows are put off. A due row of it asks again, and when metadata shows the topic, goes alone as a probe: only
-//! its confirm makes the topic ready. Metadata is no proof, it also shows topics that we may not write to, and every
+//! topic's rows are parked, and it gets a lane. It is asked about again and again, and when metadata shows it, one of its rows is
+//! woken and goes alone as a probe: only its confirm makes the topic ready. Metadata is no proof, it also shows topics that we may not write to, and every
 //! such row would end the main producer.
 
 use std::collections::HashMap;
@@ -12,19 +12,29 @@ use std::time::{Duration, Instant};
 use prometheus::local::LocalHistogram;
 use tokio::task::JoinSet;
 
+use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, Refusal, TopicSettings, TopicState, Topics};
 use crate::message::{OutboxRow, TopicFacts};
-use crate::metrics::{AttemptResult, DeferReason, Metrics, Outcome, TopicMetrics};
-use crate::store::settle::Reason;
+use crate::metrics::{AttemptResult, DeadReason, DeferReason, Metrics, Outcome, TopicMetrics};
+use crate::policy::{Delivery, OnFailure, Policies, Policy};
+use crate::store::settle::{PARKED, Reason};
+use crate::verdict::Failure;
 
 use super::batch::{Batch, DueBatch, Fate};
 use super::gates::Gates;
+use super::lanes::Cause;
 
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
 
 /// Questions asked on suspicion at a time: each one holds a thread, for seconds in an outage.
 const ASKED_AT_ONCE: usize = 8;
+
+/// The longest wait between two looks at a sick topic.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// A row that was woken to find out, and has not, is given up after so long.
+const PROBE_LOST: Duration = Duration::from_secs(20);
 
 /// A question is not repeated before its last answer, or the lack of one, is this old.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -40,9 +50,31 @@ pub(super) struct Topic {
     /// It refused our smallest batches, although nobody told us its limit.
     pub narrow: bool,
     pub gates: Gates,
+    pub policy: Policy,
+    /// The number of its lane.
+    pub lane: Option<usize>,
+    /// An operator has paused it.
+    pub paused: bool,
+    /// Deferred rows, scheduled ones aside, decided but not yet settled ones included.
+    pub waiting: u64,
+    /// The same at an earlier look, and when that was.
+    pub waiting_seen: (u64, Instant),
+    /// Of these, rows that wait until the topic is woken; counted from the settlement on.
+    pub parked: u64,
+    /// It has its share of all deferred rows.
+    pub share_used: bool,
+    /// Rows that became dead letters since `dying_since`, and whether they were too many.
+    pub deaths: u32,
+    pub dying_since: Instant,
+    pub is_dying: bool,
 }
 
 impl Topic {
+    /// A row that failed holds back the later ones of its key.
+    pub fn blocks(&self) -> bool {
+        self.policy.on_failure == OnFailure::Block
+    }
+
     /// A row was confirmed at `now_us`, database clock.
     pub fn count_delivery(&mut self, row: &OutboxRow, now_us: i64) {
         self.delivery.observe((now_us - row.created_us).max(0) as f64 / 1e6);
@@ -57,6 +89,8 @@ pub(super) enum Standing {
         /// Failed looks in a row.
         tries: u32,
         probe: Probe,
+        /// When metadata is looked at again, or a probe that did not come back is given up.
+        next_look: Instant,
     },
 }
 
@@ -65,8 +99,10 @@ pub(super) enum Standing {
 pub(super) enum Probe {
     /// Metadata does not show it.
     Idle,
-    /// Metadata shows it: the next due row goes.
+    /// Metadata shows it: a row is wanted that finds out.
     Wanted(TopicSettings),
+    /// A row was woken for that; the next due row goes.
+    Woken(TopicSettings),
     /// A due row is on its way.
     Sent(TopicSettings),
 }
@@ -88,6 +124,7 @@ pub(super) struct KnownTopics {
     places: HashMap<Arc<str>, usize>,
     /// Where the last topic was found: neighbouring rows share theirs, and its name's allocation.
     last: usize,
+    policies: Policies,
     asks: JoinSet<(Arc<str>, Result<TopicState, KafkaError>)>,
 }
 
@@ -99,13 +136,14 @@ pub(super) enum Answer {
 }
 
 impl KnownTopics {
-    pub fn new(client: Topics, metrics: Arc<Metrics>) -> KnownTopics {
+    pub fn new(client: Topics, metrics: Arc<Metrics>, policies: Policies) -> KnownTopics {
         KnownTopics {
             client,
             metrics,
             known: Vec::new(),
             places: HashMap::new(),
             last: 0,
+            policies,
             asks: JoinSet::new(),
         }
     }
@@ -132,6 +170,16 @@ impl KnownTopics {
             asking: false,
             narrow: false,
             gates: Gates::default(),
+            policy: self.policies.of(name),
+            lane: None,
+            paused: false,
+            waiting: 0,
+            waiting_seen: (0, Instant::now()),
+            parked: 0,
+            share_used: false,
+            deaths: 0,
+            dying_since: Instant::now(),
+            is_dying: false,
         };
         self.known.push((Arc::clone(name), topic));
         self.places.insert(Arc::clone(name), self.known.len() - 1);
@@ -142,26 +190,22 @@ impl KnownTopics {
     /// only, so no limit is below its batch size.
     pub fn alone(&mut self, name: &Arc<str>, compressed: bool) -> Alone {
         match &self.get(name).standing {
-            Standing::Ready(settings) | Standing::Sick { probe: Probe::Wanted(settings), .. } => {
-                return Alone::Go(facts(settings, false, compressed, 0));
+            Standing::Ready(settings)
+            | Standing::Sick { probe: Probe::Wanted(settings) | Probe::Woken(settings), .. } => {
+                Alone::Go(facts(settings, false, compressed, 0))
             }
-            Standing::Sick { probe: Probe::Sent(_), .. } => return Alone::Wait,
-            Standing::Sick { probe: Probe::Idle, .. } | Standing::Unknown => {}
-        }
-        if self.ask(name) {
-            return Alone::Wait;
-        }
-        match &self.get(name).standing {
             Standing::Sick { refusal, .. } => Alone::No(refusal.clone()),
-            // The last question got no answer; it is repeated soon.
-            _ => Alone::Wait,
+            Standing::Unknown => {
+                self.ask(name);
+                Alone::Wait
+            }
         }
     }
 
     /// A due row has been handed over alone. If its topic is sick, that is the probe.
     pub fn went_alone(&mut self, name: &Arc<str>) {
         if let Standing::Sick { probe, .. } = &mut self.get(name).standing
-            && let Probe::Wanted(settings) = *probe
+            && let Probe::Wanted(settings) | Probe::Woken(settings) = *probe
         {
             *probe = Probe::Sent(settings);
         }
@@ -176,12 +220,68 @@ impl KnownTopics {
                 topic.standing = Standing::Ready(settings);
                 tracing::info!(topic = &**name, "topic is usable again");
             }
-            _ => {
-                *probe = Probe::Idle;
-                // The answer is no, and new: the topic's other due rows must not each wait for the same.
-                topic.answered_at = Some(Instant::now());
+            _ => *probe = Probe::Idle,
+        }
+    }
+
+    /// Topics that should have a lane: sick ones, those with a rate, paused ones, and those with their `share` of deferred rows.
+    pub fn needs(&self, share: u64) -> Vec<Need> {
+        let need = |(name, topic): &(Arc<str>, Topic)| {
+            let cause = match &topic.standing {
+                Standing::Sick { refusal: Refusal { failure: Failure::Topic(trouble), .. }, .. } => {
+                    Cause::Trouble(*trouble)
+                }
+                _ if topic.paused => Cause::Paused,
+                _ if topic.is_dying => Cause::Dying,
+                _ if topic.policy.delivery == Delivery::AtMostOnce => Cause::AtMostOnce,
+                _ if topic.policy.rate.is_some() => Cause::Paced,
+                _ if topic.waiting >= share => Cause::DeferredShare,
+                _ => return None,
+            };
+            let has_it = topic.lane.is_some() && !matches!(cause, Cause::Trouble(_));
+            (!has_it).then(|| Need { topic: Arc::clone(name), cause })
+        };
+        self.known.iter().filter_map(need).collect()
+    }
+
+    /// Asks about sick topics whose time has come. Returns those that only wait for a row that finds out.
+    pub fn look_at_sick(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let (mut look, mut wanted) = (Vec::new(), Vec::new());
+        for (name, topic) in &mut self.known {
+            let Standing::Sick { probe, next_look, .. } = &mut topic.standing else { continue };
+            match probe {
+                Probe::Idle if *next_look <= now => look.push(Arc::clone(name)),
+                Probe::Wanted(_) => wanted.push(Arc::clone(name)),
+                // Whatever became of it, another one is tried.
+                Probe::Woken(settings) if *next_look <= now => *probe = Probe::Wanted(*settings),
+                Probe::Idle | Probe::Woken(_) | Probe::Sent(_) => {}
             }
         }
+        look.iter().for_each(|name| _ = self.ask(name));
+        wanted
+    }
+
+    /// A row has been woken to find out.
+    pub fn probe_is_on_its_way(&mut self, name: &Arc<str>) {
+        if let Standing::Sick { probe, next_look, .. } = &mut self.get(name).standing
+            && let Probe::Wanted(settings) = *probe
+        {
+            (*probe, *next_look) = (Probe::Woken(settings), Instant::now() + PROBE_LOST);
+        }
+    }
+
+    /// Nothing is there that could find out: metadata has to do.
+    pub fn believe(&mut self, name: &Arc<str>) {
+        let topic = self.get(name);
+        if let Standing::Sick { probe: Probe::Wanted(settings), .. } = topic.standing {
+            topic.standing = Standing::Ready(settings);
+            tracing::info!(topic = &**name, "topic is there, nothing waits for it");
+        }
+    }
+
+    /// Topics with parked rows.
+    pub fn with_parked(&self) -> Vec<Arc<str>> {
+        self.known.iter().filter(|(_, topic)| topic.parked > 0).map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// Whether the topic is there and we may not read its limit.
@@ -226,7 +326,7 @@ impl KnownTopics {
             .filter(|(_, topic)| match topic.standing {
                 Standing::Unknown => true,
                 Standing::Ready(_) => topic.answered_at.is_none_or(|at| at.elapsed() > ANSWER_HOLDS),
-                // Its due rows ask.
+                // It has a pace of its own.
                 Standing::Sick { .. } => false,
             })
             .map(|(name, _)| Arc::clone(name))
@@ -248,7 +348,7 @@ impl KnownTopics {
                     Ok(TopicState::Ready(settings)) => {
                         topic.gates.resize(settings.partitions);
                         match &mut topic.standing {
-                            Standing::Sick { probe: Probe::Sent(_), .. } => {}
+                            Standing::Sick { probe: Probe::Sent(_) | Probe::Woken(_), .. } => {}
                             Standing::Sick { probe, .. } => *probe = Probe::Wanted(settings),
                             standing => *standing = Standing::Ready(settings),
                         }
@@ -277,7 +377,10 @@ impl KnownTopics {
             Standing::Sick { tries, .. } => tries + 1,
             _ => 1,
         };
-        topic.standing = Standing::Sick { refusal, tries, probe: Probe::Idle };
+        // Whoever makes the missing topic wants to see it work within seconds.
+        let pace = Backoff { base: topic.policy.backoff.base, max: topic.policy.backoff.max.min(LOOK_MAX) };
+        let next_look = Instant::now() + pace.delay(tries, rand::random::<f64>().max(0.2));
+        topic.standing = Standing::Sick { refusal, tries, probe: Probe::Idle, next_look };
         topic.gates.close();
         tries == 1
     }
@@ -327,8 +430,14 @@ impl KnownTopics {
                         + row.key.as_ref().map_or(0, |k| k.len() as u64);
                 }
                 Fate::Expired => sum.expired += 1,
-                Fate::PutOff(deferral) => sum.deferred[deferral.reason as usize] += 1,
-                Fate::Dead(_) | Fate::Waiting | Fate::InFlight | Fate::Returned => {}
+                Fate::PutOff(deferral) => {
+                    sum.deferred[deferral.reason as usize] += 1;
+                    sum.parked += u64::from(deferral.delay_ms == Some(PARKED));
+                }
+                Fate::Dead(death) => sum.dead.push(death.class),
+                // They are counted when their try is over.
+                Fate::Dropped => {}
+                Fate::Waiting | Fate::InFlight | Fate::Returned => {}
             }
         }
         for (name, sum) in sums {
@@ -337,6 +446,11 @@ impl KnownTopics {
             topic.metrics.attempts(AttemptResult::Ack, sum.delivered);
             topic.metrics.published_bytes(sum.bytes);
             topic.metrics.messages(Outcome::Expired, sum.expired);
+            topic.metrics.messages(Outcome::DeadLettered, sum.dead.len() as u64);
+            for class in sum.dead {
+                topic.metrics.dead_lettered(DeadReason::named(class), 1);
+            }
+            topic.parked += sum.parked;
             topic.metrics.deferred(DeferReason::Retry, sum.deferred[Reason::Retry as usize]);
             topic.metrics.deferred(DeferReason::Behind, sum.deferred[Reason::Behind as usize]);
             topic.metrics.deferred(DeferReason::Scheduled, sum.deferred[Reason::Scheduled as usize]);
@@ -362,4 +476,12 @@ struct Sums {
     bytes: u64,
     expired: u64,
     deferred: [u64; 3],
+    parked: u64,
+    dead: Vec<&'static str>,
+}
+
+/// A topic that should be read on its own.
+pub(super) struct Need {
+    pub topic: Arc<str>,
+    pub cause: Cause,
 }

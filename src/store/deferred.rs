@@ -145,3 +145,35 @@ pub async fn counts(session: &mut Session) -> Result<DeferredCounts, StoreError>
         scheduled: number("scheduled")?,
     })
 }
+
+/// Deferred rows of a topic, scheduled ones aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicCounts {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// All of them.
+    pub waiting: u64,
+    /// Those that wait until the topic is woken.
+    pub parked: u64,
+}
+
+/// Counts deferred rows by topic.
+pub async fn topic_counts(session: &mut Session) -> Result<Vec<TopicCounts>, StoreError> {
+    const WHAT: &str = "count deferred rows by topic";
+    let rows = session
+        .within(WHAT, async |c| sqlx::query(include_str!("sql/deferred_topics.sql")).fetch_all(c).await)
+        .await?;
+    let number = |row: &sqlx::postgres::PgRow, name| -> Result<u64, sqlx::Error> {
+        Ok(row.try_get::<i64, _>(name)?.max(0) as u64)
+    };
+    let read = |row: &sqlx::postgres::PgRow| -> Result<TopicCounts, sqlx::Error> {
+        let topic: String = row.try_get("topic")?;
+        Ok(TopicCounts {
+            topic: topic.into(),
+            waiting: number(row, "waiting")?,
+            parked: number(row, "parked")?,
+        })
+    };
+    let counts: Result<Vec<TopicCounts>, sqlx::Error> = rows.iter().map(read).collect();
+    counts.map_err(|e| StoreError::from_sqlx(WHAT, e))
+}

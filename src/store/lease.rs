@@ -148,17 +148,49 @@ pub async fn read_position(session: &mut Session) -> Result<Resume, StoreError> 
         .ok_or_else(|| {
             StoreError::Unusable("outbox.ledger is empty: the position is lost, restore the ledger".into())
         })?;
-    let read = |row: &PgRow| -> Result<Resume, sqlx::Error> {
-        let late: Option<String> = row.try_get("late_snapshot")?;
-        let after: Option<i64> = row.try_get("late_after")?;
-        Ok(Resume {
-            position: Position {
-                snapshot: row.try_get("snapshot")?,
-                high: row.try_get("high")?,
-                late: late.zip(after).map(|(snapshot, after)| crate::position::Late { snapshot, after }),
-            },
-            as_of: row.try_get("as_of")?,
+    resume(&row).map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+/// A topic that is read on its own.
+#[derive(Debug, Clone)]
+pub struct OpenLane {
+    /// Its topic.
+    pub topic: String,
+    /// Why, as the relay that opened it spelt it.
+    pub cause: String,
+    /// Where reading goes on.
+    pub resume: Resume,
+    /// Rows that wait in it, as far as was known.
+    pub waiting: i64,
+}
+
+/// Reads the lanes that are open.
+pub async fn read_open_lanes(session: &mut Session) -> Result<Vec<OpenLane>, StoreError> {
+    const WHAT: &str = "read the lanes";
+    let rows = session
+        .within(WHAT, async |c| sqlx::query(include_str!("sql/open_lanes.sql")).fetch_all(c).await)
+        .await?;
+    let read = |row: &PgRow| -> Result<OpenLane, sqlx::Error> {
+        Ok(OpenLane {
+            topic: row.try_get("topic")?,
+            cause: row.try_get("cause")?,
+            resume: resume(row)?,
+            waiting: row.try_get::<Option<i64>, _>("waiting")?.unwrap_or(0),
         })
     };
-    read(&row).map_err(|e| StoreError::from_sqlx(WHAT, e))
+    let lanes: Result<Vec<OpenLane>, sqlx::Error> = rows.iter().map(read).collect();
+    lanes.map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+fn resume(row: &PgRow) -> Result<Resume, sqlx::Error> {
+    let late: Option<String> = row.try_get("late_snapshot")?;
+    let after: Option<i64> = row.try_get("late_after")?;
+    Ok(Resume {
+        position: Position {
+            snapshot: row.try_get("snapshot")?,
+            high: row.try_get("high")?,
+            late: late.zip(after).map(|(snapshot, after)| crate::position::Late { snapshot, after }),
+        },
+        as_of: row.try_get("as_of")?,
+    })
 }

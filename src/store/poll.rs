@@ -46,6 +46,8 @@ pub struct Page {
     pub last_id: Option<i64>,
     /// WAL position that covers every commit in the page; `None` when it was on disk already.
     pub unflushed: Option<i64>,
+    /// Rows that were skipped because their topic has a lane.
+    pub skipped: i64,
 }
 
 /// State of the reader that outlives a poll.
@@ -64,38 +66,98 @@ struct Facts {
     standbys: bool,
 }
 
+/// Where a poll begins, and what it leaves out.
+#[derive(Debug, Clone, Copy)]
+pub struct From<'a> {
+    /// The position.
+    pub position: &'a Position,
+    /// Comes with the position, from the last page or the ledger, and bounds the search for late rows: without it the first
+    /// page after a stall looks at the txid of every row that was written meanwhile.
+    pub as_of: &'a str,
+    /// Topics that are read on their own.
+    pub skip: &'a [String],
+    /// The last page was not cut, so that nothing can be left to find while the snapshot stands still.
+    pub short: bool,
+}
+
 impl Reader {
-    /// Reads the next page after `position`.
+    /// Reads the next page of the main stream.
     ///
-    /// `short` says that the last page was not cut, so that nothing can be left to find while the snapshot stands
-    /// still. `as_of` comes with the position, from the last page or the ledger, and bounds the search for late rows:
-    /// without it the first page after a stall looks at the txid of every row that was written meanwhile.
     /// Fails when `token` is not the server's incarnation: with [`StoreError::LeaseLost`] when another relay
     /// has taken over, with [`StoreError::Forgotten`] when the server has lost it.
     pub async fn poll(
         &mut self,
         session: &mut Session,
-        position: &Position,
+        from: From<'_>,
         limits: &PageLimits,
         token: Uuid,
-        short: bool,
-        as_of: &str,
     ) -> Result<Page, StoreError> {
-        match &position.late {
-            None => self.poll_now(session, position, limits, token, short, as_of).await,
-            Some(_) => self.poll_late(session, position, limits, token, as_of).await,
+        match &from.position.late {
+            None => self.poll_now(session, from, limits, token).await,
+            Some(_) => self.poll_late(session, from, limits, token, None).await,
         }
+    }
+
+    /// Reads the next page of a lane: what `topic` has between `from` and `main`, the position of the main stream. When
+    /// the page ends short, its `next` is `main` itself.
+    pub async fn poll_lane(
+        &mut self,
+        session: &mut Session,
+        topic: &str,
+        from: From<'_>,
+        main: &Position,
+        limits: &PageLimits,
+        token: Uuid,
+    ) -> Result<Page, StoreError> {
+        if from.position.late.is_some() {
+            return self.poll_late(session, from, limits, token, Some(topic)).await;
+        }
+        let ids = limits.ids();
+        let query = sqlx::query(include_str!("sql/poll_lane.sql"))
+            .bind(&from.position.snapshot)
+            .bind(from.position.high)
+            .bind(limits.rows)
+            .bind(limits.bytes)
+            .bind(limits.max_row_bytes)
+            .bind(token)
+            .bind(topic)
+            .bind(from.as_of)
+            .bind(&main.snapshot)
+            .bind(main.high)
+            .bind(ids);
+        let answer = self.collect(session, query).await?;
+        let facts = answer.facts?;
+        let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
+        let cut =
+            answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes || answer.skips >= ids;
+        let looked_at = answer.last_fresh.max(answer.last_skipped);
+        let seen = Seen {
+            snapshot: main.snapshot.clone(),
+            last_late: answer.last_late,
+            late_full,
+            last_fresh: if late_full || cut { looked_at } else { Some(main.high) },
+        };
+        Ok(Page {
+            next: from.position.after_poll(&seen),
+            // Every id up to main's has a txid below what main has seen; the settlement's own bounds it as well.
+            as_of: from.as_of.to_owned(),
+            more: late_full || cut,
+            database_us: facts.database_us,
+            last_id: None,
+            unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
+            rows: answer.rows,
+            skipped: 0,
+        })
     }
 
     async fn poll_now(
         &mut self,
         session: &mut Session,
-        position: &Position,
+        from: From<'_>,
         limits: &PageLimits,
         token: Uuid,
-        short: bool,
-        as_of: &str,
     ) -> Result<Page, StoreError> {
+        let position = from.position;
         let query = sqlx::query(include_str!("sql/poll.sql"))
             .bind(&position.snapshot)
             .bind(position.high)
@@ -103,22 +165,26 @@ impl Reader {
             .bind(limits.bytes)
             .bind(limits.max_row_bytes)
             .bind(token)
-            .bind(short)
-            .bind(as_of);
+            .bind(from.short)
+            .bind(from.as_of)
+            .bind(from.skip)
+            .bind(limits.ids());
         let answer = self.collect(session, query).await?;
         let facts = answer.facts?;
         refuse_a_younger_sequence(facts.last_id, position.high)?;
         let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
-        let fresh_full = answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes;
+        let looked_at_all = answer.skips > 0 && answer.skips + answer.fresh as i64 >= limits.ids();
+        let fresh_full =
+            answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes || looked_at_all;
         let seen = Seen {
             snapshot: facts.snapshot,
             last_late: answer.last_late,
             late_full,
-            last_fresh: answer.last_fresh,
+            last_fresh: answer.last_fresh.max(answer.last_skipped),
         };
         let next = position.after_poll(&seen);
         // A row draws its txid before its id: whatever has an id up to `high` had its txid when `high` was seen.
-        let as_of = if next.high > position.high { facts.next_txid } else { as_of.to_owned() };
+        let as_of = if next.high > position.high { facts.next_txid } else { from.as_of.to_owned() };
         Ok(Page {
             next,
             as_of,
@@ -128,6 +194,7 @@ impl Reader {
             // What is on our disk may not be on a standby's.
             unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
             rows: answer.rows,
+            skipped: answer.skips,
         })
     }
 
@@ -135,11 +202,12 @@ impl Reader {
     async fn poll_late(
         &mut self,
         session: &mut Session,
-        position: &Position,
+        from: From<'_>,
         limits: &PageLimits,
         token: Uuid,
-        as_of: &str,
+        topic: Option<&str>,
     ) -> Result<Page, StoreError> {
+        let position = from.position;
         let late = position.late.as_ref().expect("only called while late rows are paged");
         let query = sqlx::query(include_str!("sql/poll_late.sql"))
             .bind(&position.snapshot)
@@ -150,17 +218,20 @@ impl Reader {
             .bind(limits.bytes)
             .bind(limits.ids())
             .bind(limits.max_row_bytes)
-            .bind(token);
+            .bind(token)
+            .bind(from.skip)
+            .bind(topic);
         let answer = self.collect(session, query).await?;
         let facts = answer.facts?;
         Ok(Page {
             next: position.after_late_page(facts.last_id),
-            as_of: as_of.to_owned(),
+            as_of: from.as_of.to_owned(),
             more: true,
             database_us: facts.database_us,
             last_id: None,
             unflushed: None,
             rows: answer.rows,
+            skipped: 0,
         })
     }
 
@@ -178,6 +249,13 @@ impl Reader {
                     match row::int4(&row, 0)? {
                         Some(0) => answer.facts = facts(row::text(&row, 3)?.unwrap_or_default()),
                         kind => {
+                            if kind != Some(1) {
+                                answer.skips = row::int8(&row, 13)?.unwrap_or(0);
+                            }
+                            if kind == Some(3) {
+                                answer.last_skipped = row::int8(&row, 1)?;
+                                continue;
+                            }
                             let upto = row::int8(&row, 12)?.unwrap_or(0);
                             let outbox_row = row::outbox_row(&row, 1, names)?;
                             if kind == Some(1) {
@@ -208,6 +286,10 @@ struct Answer {
     fresh: usize,
     fresh_bytes: i64,
     last_fresh: Option<i64>,
+    /// The last id looked at, if its row was skipped.
+    last_skipped: Option<i64>,
+    /// What the last fresh row says: ids skipped, or looked at.
+    skips: i64,
 }
 
 impl Default for Answer {
@@ -221,6 +303,8 @@ impl Default for Answer {
             fresh: 0,
             fresh_bytes: 0,
             last_fresh: None,
+            last_skipped: None,
+            skips: 0,
         }
     }
 }

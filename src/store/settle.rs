@@ -173,6 +173,17 @@ impl Rare {
         self.woken.extend(other.woken);
     }
 
+    /// It holds something that must not be lost. A lane's position that is lost only repeats rows.
+    fn is_durable(&self) -> bool {
+        let Rare { lanes: _, dead, attempts, requeued, discarded, copied, woken } = self;
+        !(dead.is_empty()
+            && attempts.is_empty()
+            && requeued.is_empty()
+            && discarded.is_empty()
+            && copied.is_empty()
+            && woken.is_empty())
+    }
+
     /// As `outbox.settle` reads it; `None` when there is nothing.
     fn to_json(&self) -> Option<String> {
         let mut parts = serde_json::Map::new();
@@ -244,11 +255,15 @@ impl Settlement {
         outcome.published.sort_unstable_by_key(|(id, _)| *id);
         outcome.expired.sort_unstable();
         outcome.dropped.sort_unstable();
+        let must_last = !outcome.deferred.is_empty()
+            || !outcome.departed.is_empty()
+            || !outcome.dropped.is_empty()
+            || outcome.rare.is_durable();
         Settlement {
             epoch,
             seq,
             token,
-            durable,
+            durable: durable || must_last,
             position,
             moved,
             published: multirange(outcome.published.iter().map(|(id, _)| *id)),
@@ -265,10 +280,6 @@ impl Settlement {
     /// The settlement waits for the disk: it is marked so, or it carries what must not be lost.
     pub fn is_durable(&self) -> bool {
         self.durable
-            || !self.deferred.is_empty()
-            || !self.departed.is_empty()
-            || self.rare.is_some()
-            || self.dropped != "{}"
     }
 
     /// The number of the last ledger row that it writes; the next settlement takes the one after it.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use outbox_relay::position::Position;
 use outbox_relay::store::connect::SETTINGS;
 use outbox_relay::store::lease;
-use outbox_relay::store::poll::{PageLimits, Reader};
+use outbox_relay::store::poll::{From, PageLimits, Reader};
 use outbox_relay::store::{Server, Session};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
@@ -66,8 +66,8 @@ impl Polls {
         let poll = include_str!("../../src/store/sql/poll.sql");
         let late = include_str!("../../src/store/sql/poll_late.sql");
         let prepare = format!(
-            "prepare poll (text, bigint, bigint, bigint, integer, uuid, boolean, text) as {poll};
-             prepare poll_late (text, bigint, bigint, text, bigint, bigint, bigint, integer, uuid) as {late}"
+            "prepare poll (text, bigint, bigint, bigint, integer, uuid, boolean, text, text[], bigint) as {poll};
+             prepare poll_late (text, bigint, bigint, text, bigint, bigint, bigint, integer, uuid, text[], text) as {late}"
         );
         raw_sql(&prepare).execute(&mut explaining).await.expect("the statements prepare");
         let (position, as_of) = (resume.position, resume.as_of);
@@ -84,7 +84,8 @@ impl Polls {
     /// Reads a page as the relay does and goes on after it. Returns the number of rows.
     async fn poll(&mut self) -> usize {
         let (session, position) = (&mut self.session, &self.position);
-        let page = self.reader.poll(session, position, &LIMITS, self.token, self.short, &self.as_of).await;
+        let from = From { position, as_of: &self.as_of, skip: &[], short: self.short };
+        let page = self.reader.poll(session, from, &LIMITS, self.token).await;
         let page = page.expect("the server answers");
         (self.position, self.as_of, self.short) = (page.next, page.as_of, !page.more);
         page.rows.len()
@@ -96,7 +97,8 @@ impl Polls {
         let PageLimits { rows, bytes, max_row_bytes } = LIMITS;
         let (token, short, as_of) = (self.token, self.short, &self.as_of);
         let call = format!(
-            "poll('{snapshot}', {high}, {rows}, {bytes}, {max_row_bytes}, '{token}', {short}, '{as_of}')"
+            "poll('{snapshot}', {high}, {rows}, {bytes}, {max_row_bytes}, '{token}', {short}, '{as_of}', '{{}}', {})",
+            20 * rows
         );
         self.explain(&call).await
     }
@@ -316,7 +318,7 @@ async fn a_page_of_a_large_late_set_costs_what_it_looks_at() {
     // Nothing of what was visible at the beginning is late, all of it is between two late rows.
     for (known, returned) in [(now.as_str(), 0), ("3:3:", rows)] {
         let call = format!(
-            "poll_late('{known}', 0, {high}, '{now}', {rows}, {bytes}, {}, {max_row_bytes}, '{token}')",
+            "poll_late('{known}', 0, {high}, '{now}', {rows}, {bytes}, {}, {max_row_bytes}, '{token}', '{{}}', null)",
             20 * rows
         );
         polls.explain(&call).await;

@@ -1,20 +1,20 @@
 //! The sender's second route: due rows, each alone, one in flight per key.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use std::time::Instant;
-
-use super::reports::ENDLESS;
+use super::put_off::{EXPIRED, limits, standing};
 use super::{Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::{Fitness, judge};
+use crate::policy::{Delivery, OnExpiry};
 use crate::receipt::Receipt;
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
 use crate::relay::remarks::Remark;
-use crate::relay::topics::Alone;
-use crate::store::settle::{Deferral, Reason};
-use crate::verdict::{Failure, History, Route, Verdict, decide};
+use crate::relay::topics::{Alone, Standing};
+use crate::store::settle::{Attempt, Deferral, PARKED, Reason};
+use crate::verdict::{self, Failure, History, Reason as DeathReason, Route, TopicTrouble, Verdict, decide};
 
 /// Due rows offered between two looks at the reports.
 const SLICE: usize = 200;
@@ -43,12 +43,38 @@ impl Sender<'_> {
             };
             let row = &due.rows[index].row;
             let now_us = now_us() + self.clock_us;
+            let topic = Arc::clone(&row.topic);
+            let known = self.topics.get(&topic);
             if row.expires_us.is_some_and(|at| at <= now_us) {
-                due.fates[index] = Fate::Expired;
+                let id = row.id;
+                due.chains[chain].pop();
+                due.fates[index] = match known.policy.on_expiry {
+                    OnExpiry::Drop => Fate::Expired,
+                    OnExpiry::DeadLetter => {
+                        let attempts = due.rows[index].attempts;
+                        let death = self.death(id, &topic, DeathReason::Expired, EXPIRED, attempts);
+                        let due = self.due.as_mut().expect("it was there above");
+                        due.fates[index] = Fate::Dead(Box::new(death));
+                        continue;
+                    }
+                };
+                continue;
+            }
+            if known.paused || known.is_dying {
+                let cause = if known.paused { "paused" } else { "dying" };
+                self.due_failed(index, standing(cause), false);
+                continue;
+            }
+            if known.policy.delivery == Delivery::AtMostOnce && matches!(known.standing, Standing::Ready(_)) {
+                // Settled before it is handed over, like those of its lane.
+                due.fates[index] = Fate::Dropped;
                 due.chains[chain].pop();
                 continue;
             }
-            let topic = Arc::clone(&row.topic);
+            if !self.rates.take(&topic, known.policy.rate) {
+                self.due_waits = true;
+                return Ok(());
+            }
             let facts = match self.topics.alone(&topic, self.publisher.compresses()) {
                 Alone::Go(facts) => facts,
                 Alone::Wait => {
@@ -56,21 +82,22 @@ impl Sender<'_> {
                     return Ok(());
                 }
                 Alone::No(refusal) => {
-                    self.due_failed(index, refusal);
+                    self.due_failed(index, refusal, false);
                     continue;
                 }
             };
-            if let Fitness::Unfit(text) = judge(row, &facts) {
+            let due = self.due.as_mut().expect("only a batch has ready chains");
+            let row = &due.rows[index].row;
+            if let Fitness::Unfit(failure, text) = judge(row, &facts) {
                 // The topic's settings may have been changed for this very row.
                 if self.topics.ask(&topic) {
                     self.due_waits = true;
                     return Ok(());
                 }
-                let failure = Failure::Refused;
-                self.due_failed(index, Refusal { failure, class: failure.class(), text });
+                self.due_failed(index, Refusal { failure, class: failure.class(), text }, true);
                 continue;
             }
-            let opaque = Tag { due: true, no: due.no, index }.encode();
+            let opaque = Tag { route: Route::Alone, no: due.no, index }.encode();
             match self.publisher.hand_over(Route::Alone, row, &self.term.stamp, now_us, opaque) {
                 Ok(()) => {
                     due.fates[index] = Fate::InFlight;
@@ -85,7 +112,11 @@ impl Sender<'_> {
                 Err(NotTaken::Dead) => {
                     self.revive_second()?;
                     let text = "the producer ended".to_owned();
-                    self.due_failed(index, Refusal { failure: Failure::NotWritten, class: "fatal", text });
+                    self.due_failed(
+                        index,
+                        Refusal { failure: Failure::NotWritten, class: "fatal", text },
+                        false,
+                    );
                 }
                 Err(NotTaken::Refused(refusal)) => self.due_refused(index, refusal),
             }
@@ -105,7 +136,7 @@ impl Sender<'_> {
         let lost: Vec<usize> = lost.map(|(index, _)| index).collect();
         for index in lost {
             let text = "no report before the producer ended".to_owned();
-            self.due_failed(index, Refusal { failure: Failure::Unknown, class: "fatal", text });
+            self.due_failed(index, Refusal { failure: Failure::Unknown, class: "fatal", text }, true);
         }
         Ok(())
     }
@@ -143,36 +174,61 @@ impl Sender<'_> {
             }
             Failure::NotWritten | Failure::Unknown => self.topics.came_back(&topic, false),
         }
-        self.due_failed(index, refusal);
+        self.due_failed(index, refusal, true);
     }
 
-    /// A due row failed: it is put off again, and what waits behind it stays where it is.
-    fn due_failed(&mut self, index: usize, refusal: Refusal) {
+    /// A due row failed, if it was `tried` by an attempt: it is put off again or dies, and what waits behind it stays where it is.
+    fn due_failed(&mut self, index: usize, refusal: Refusal, tried: bool) {
         let Some(due) = self.due.as_mut() else { return };
         let chain = due.chain_of[index];
         due.chains[chain].clear();
         due.ready.retain(|ready| *ready != chain);
         let failed = &due.rows[index];
         let (id, topic, key) = (failed.row.id, Arc::clone(&failed.row.topic), failed.row.key.clone());
-        let was_scheduled = failed.reason == Reason::Scheduled;
-        // An outage costs latency: it does not make a row wait longer the next time.
-        let outage = matches!(refusal.failure, Failure::NotWritten | Failure::Unknown);
-        let tries = failed.tries.saturating_add(i32::from(!outage));
-        let spent = decide(refusal.failure, Route::Alone, History::default(), ENDLESS)
-            == Verdict::PutOff { spent: true };
-        let attempts = failed.attempts.saturating_add(i32::from(spent));
-        let delay_ms = super::millis(self.term.backoff().delay(tries.max(1) as u32, rand::random()));
+        let (was_scheduled, before, tries) =
+            (failed.reason == Reason::Scheduled, failed.attempts, failed.tries);
+        let known = self.topics.get(&topic);
+        let (limits, passable) = (limits(known), !known.blocks());
+        let since_us = failed.first_rejected_us.map_or(0, |at| now_us() + self.clock_us - at);
+        let history =
+            History { attempts: before.max(0) as u32, age: Duration::from_micros(since_us.max(0) as u64) };
+        let mut verdict = decide(refusal.failure, Route::Alone, history, limits);
+        if matches!(verdict, Verdict::Dead(_)) && !self.may_die(&topic) {
+            verdict = Verdict::Park(TopicTrouble::Stalled);
+        }
+        // An outage costs latency: it does not make a row wait longer the next time. Nor does a topic that stands.
+        let spent = matches!(verdict, Verdict::PutOff { spent: true } | Verdict::Dead(_));
+        let attempts = before.saturating_add(i32::from(spent));
+        let tries = tries.saturating_add(i32::from(spent));
+        let error = verdict::scrub(&refusal.text);
+        let due = self.due.as_mut().expect("it was there above");
+        if tried {
+            due.attempts.push(Attempt { id, class: refusal.class, error: error.clone() });
+        }
+        if let Verdict::Dead(reason) = verdict {
+            let death = self.death(id, &topic, reason, &refusal.text, attempts);
+            let due = self.due.as_mut().expect("it was there above");
+            due.fates[index] = Fate::Dead(Box::new(death));
+            return;
+        }
+        let delay_ms = match verdict {
+            Verdict::Park(_) => PARKED,
+            _ => super::millis(self.backoff(&topic, tries.max(1) as u32)),
+        };
+        let due = self.due.as_mut().expect("it was there above");
         due.fates[index] = Fate::PutOff(Box::new(Deferral {
-            id,
             reason: Reason::Retry,
             delay_ms: Some(delay_ms),
             attempts,
             tries,
             class: Some(refusal.class),
-            error: Some(refusal.text.clone()),
-            passable: false,
+            error: Some(error),
+            passable,
+            ..Deferral::behind(id)
         }));
-        if let Some(alike) = self.remarks.make(&topic, Remark::FailedAgain, Instant::now()) {
+        if delay_ms != PARKED
+            && let Some(alike) = self.remarks.make(&topic, Remark::FailedAgain, Instant::now())
+        {
             tracing::warn!(
                 id,
                 topic = &*topic,
@@ -186,7 +242,10 @@ impl Sender<'_> {
         }
         // A scheduled row blocked nobody so far; from now on its key waits for it.
         if was_scheduled {
-            self.keys.wait(&topic, key.as_deref(), 1);
+            self.topics.get(&topic).waiting += 1;
+            if !passable {
+                self.keys.wait(&topic, key.as_deref(), 1);
+            }
             self.deferred.send_modify(|rows| {
                 rows.scheduled = rows.scheduled.saturating_sub(1);
                 rows.waiting += 1;

@@ -11,6 +11,7 @@ use crate::metrics::RedeliveryCause;
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
 use crate::relay::remarks::Remark;
+use crate::relay::topics::Standing;
 use crate::store::settle::Reason;
 use crate::verdict::{Failure, History, Limits, Route, Verdict, decide};
 
@@ -66,9 +67,16 @@ impl Sender<'_> {
                 continue;
             }
             let tag = Tag::decode(report.opaque);
-            if tag.due {
-                self.take_due_report(tag, report.result, now_us);
-                continue;
+            match tag.route {
+                Route::Main => {}
+                Route::Alone => {
+                    self.take_due_report(tag, report.result, now_us);
+                    continue;
+                }
+                Route::Once => {
+                    self.take_once_report(tag, report.result, now_us);
+                    continue;
+                }
             }
             self.outstanding -= 1;
             let at = self.batch_at(tag.no);
@@ -90,6 +98,7 @@ impl Sender<'_> {
             }
         }
         if confirmed {
+            self.circuit.confirmed(now);
             self.term.metrics.last_delivery_timestamp.set(now_us as f64 / 1e6);
         }
         self.reports = reports;
@@ -103,6 +112,9 @@ impl Sender<'_> {
         };
         if !self.returned.is_empty() && (self.publisher.is_dead() || self.returned.iter().any(is_innocent)) {
             self.dead_since.get_or_insert_with(Instant::now);
+        }
+        if self.give_up_main {
+            return self.replace_main();
         }
         if let Some(since) = self.dead_since {
             if self.outstanding > 0 && since.elapsed() < 2 * LAST_REPORTS {
@@ -140,6 +152,14 @@ impl Sender<'_> {
         }
         if blocked {
             self.put_off(at, index, Reason::Behind, None, None, false);
+            return false;
+        }
+        if verdict == Verdict::SendAgain
+            && let Standing::Sick { refusal, .. } = &self.topics.get(&topic).standing
+        {
+            // Its topic was cut loose: it waits for it.
+            let refusal = refusal.clone();
+            self.park(at, index, refusal);
             return false;
         }
         match verdict {
@@ -214,7 +234,7 @@ impl Sender<'_> {
             again.push((no, index));
         }
         again.sort_unstable();
-        if self.dead_since.is_some() {
+        if self.dead_since.is_some() || self.give_up_main {
             tracing::warn!(
                 again = again.len(),
                 possibly_written,
@@ -224,7 +244,11 @@ impl Sender<'_> {
         self.again = again.into();
         self.outstanding = 0;
         self.dead_since = None;
+        self.give_up_main = false;
         self.swap_wanted = false;
+        let now = Instant::now();
+        self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+        self.circuit.begins(now);
         self.term.metrics.producer_replaced.inc();
         self.awaits_report = false;
         self.publisher.replace_main()?;

@@ -1,7 +1,9 @@
 -- One poll: what became visible between the position ($1 snapshot, $2 high) and now, in one snapshot.
 -- First row: facts. Then late rows (kind 1: id <= high, committed since), then fresh ones (kind 2: id > high), by id.
 -- $3 rows and $4 bytes at most of each kind; $5 rows above this come without payload; $6 incarnation token;
--- $7 the last page ended short; $8 no row with id <= high has a txid at or above it.
+-- $7 the last page ended short; $8 no row with id <= high has a txid at or above it; $9 topics that have a lane and are
+-- skipped, and then at most $10 ids are looked at. If the last of them is skipped it comes as kind 3, without its content:
+-- the position has to get past it, unless the bytes have cut the page before. Fresh rows say how many were skipped so far.
 -- Late arms use message_txid_idx, the fresh arm message_id_idx; "offset 0" fences keep a generic plan from walking all
 -- ids. The guards switch off every arm that cannot find anything: 2 buffers when nothing has ended.
 with facts as materialized (
@@ -27,7 +29,7 @@ with facts as materialized (
                               coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
                               + coalesce(pg_column_size(o.headers), 0) as bytes
                          from outbox.message o where o.txid = ended.xid offset 0) m
-             where m.id <= $2
+             where m.id <= $2 and m.topic <> all ($9::text[])
             union all
             select m.*
               from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
@@ -37,20 +39,27 @@ with facts as materialized (
                       from outbox.message o
                      where o.txid >= pg_snapshot_xmax($1::text::pg_snapshot) and o.txid < $8::text::xid8
                        and (select g.younger from guards g) offset 0) m
-             where m.id <= $2
+             where m.id <= $2 and m.topic <> all ($9::text[])
              order by id
              limit $3) l
 ), fresh as materialized (
-    select m.*, sum(m.bytes) over (order by m.id) as upto
-      from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
-                   o.created_at, o.deliver_after, o.expires_at,
-                   coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
-                   + coalesce(pg_column_size(o.headers), 0) as bytes
-              from outbox.message o
-             where o.id > $2 and (select g.more from guards g)
-               and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
-             order by o.id
-             limit $3) m
+    select w.*
+      from (select m.*, lead(m.id) over page is null as last,
+                   sum(case when m.skipped then 0 else m.bytes end) over page as upto,
+                   count(*) filter (where m.skipped) over page as skips
+              from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
+                           o.created_at, o.deliver_after, o.expires_at, o.topic = any ($9::text[]) as skipped,
+                           coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
+                           + coalesce(pg_column_size(o.headers), 0) as bytes
+                      from outbox.message o
+                     where o.id > $2 and (select g.more from guards g)
+                       and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
+                     order by o.id
+                     limit case when $9::text[] = '{}' then $3 else $10 end) m
+            window page as (order by m.id)) w
+     where not w.skipped or w.last
+     order by w.id
+     limit $3
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
        -- Snapshot, whose token, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
@@ -64,15 +73,15 @@ select 0 as kind, null::bigint as id, null::uuid as event_id,
                  current_setting('synchronous_standby_names') <> '') as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
-       null::timestamptz as expires_at, null::bigint as upto
+       null::timestamptz as expires_at, null::bigint as upto, null::bigint as skips
   from facts f
 union all
 select 1, l.id, l.event_id, l.topic, l.key,
        case when octet_length(l.payload) <= $5 then l.payload end, octet_length(l.payload), l.headers,
-       l.partition, l.created_at, l.deliver_after, l.expires_at, l.upto
+       l.partition, l.created_at, l.deliver_after, l.expires_at, l.upto, 0
   from late l where l.upto - l.bytes < $4
 union all
-select 2, m.id, m.event_id, m.topic, m.key,
-       case when octet_length(m.payload) <= $5 then m.payload end, octet_length(m.payload), m.headers,
-       m.partition, m.created_at, m.deliver_after, m.expires_at, m.upto
-  from fresh m where m.upto - m.bytes < $4
+select case when m.skipped then 3 else 2 end, m.id, m.event_id, m.topic, m.key,
+       case when octet_length(m.payload) <= $5 and not m.skipped then m.payload end, octet_length(m.payload), m.headers,
+       m.partition, m.created_at, m.deliver_after, m.expires_at, m.upto, m.skips
+  from fresh m where m.upto - case when m.skipped then 0 else m.bytes end < $4

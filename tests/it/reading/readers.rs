@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use outbox_relay::position::Position;
 use outbox_relay::receipt::Receipt;
 use outbox_relay::store::lease;
-use outbox_relay::store::poll::{PageLimits, Reader};
+use outbox_relay::store::poll::{From, PageLimits, Reader};
 use outbox_relay::store::settle::{Outcome, Settlement};
 use outbox_relay::store::{Server, Session, StoreError};
 use sqlx::{Connection, PgConnection};
@@ -79,8 +79,8 @@ impl Relay {
     /// As [`Reading::page`], and says why when it fails.
     pub async fn try_page(&mut self) -> Result<bool, StoreError> {
         let (session, position) = (&mut self.session, &self.position);
-        let page =
-            self.reader.poll(session, position, &self.limits, self.token, self.short, &self.as_of).await?;
+        let from = From { position, as_of: &self.as_of, skip: &[], short: self.short };
+        let page = self.reader.poll(session, from, &self.limits, self.token).await?;
         (self.position, self.as_of, self.short) = (page.next, page.as_of, !page.more);
         self.last_page = page.rows.len();
         if self.last_page > 0 {

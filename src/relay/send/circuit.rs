@@ -1,0 +1,181 @@
+//! The sender's weather: an outage, or one topic that confirms nothing while others do.
+//!
+//! With endless message time-outs no report comes back in an outage, so it is judged by progress. While the circuit is open
+//! nothing more is handed over: librdkafka holds the window, tries again at its own pace, and the first confirm closes the
+//! circuit. No row is charged for an outage.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Sender;
+use crate::kafka::{Refusal, Weather};
+use crate::relay::batch::Fate;
+use crate::verdict::{Failure, TopicTrouble};
+
+/// All brokers may be out of reach for so long before it is called an outage: clients reconnect all the time.
+const BRIEF: Duration = Duration::from_secs(1);
+
+/// Whether Kafka makes progress. `now` comes in.
+#[derive(Debug)]
+pub(super) struct Circuit {
+    stall_after: Duration,
+    open_since: Option<Instant>,
+    /// When main was last confirmed something, or began to have something in flight.
+    progress: Instant,
+    down_since: Option<Instant>,
+}
+
+/// What has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened(&'static str),
+    /// After so long.
+    Closed(Duration),
+}
+
+impl Circuit {
+    pub fn new(stall_after: Duration) -> Circuit {
+        Circuit { stall_after, open_since: None, progress: Instant::now(), down_since: None }
+    }
+
+    /// Nothing more is to be handed over.
+    pub fn is_open(&self) -> bool {
+        self.open_since.is_some()
+    }
+
+    /// Something was confirmed.
+    pub fn confirmed(&mut self, now: Instant) {
+        self.progress = now;
+    }
+
+    /// Nothing was in flight, and now something is.
+    pub fn begins(&mut self, now: Instant) {
+        self.progress = now;
+    }
+
+    /// Something was confirmed within the time that a stall takes to be one.
+    pub fn makes_progress(&self, now: Instant) -> bool {
+        now.duration_since(self.progress) < self.stall_after
+    }
+
+    /// Judges anew.
+    pub fn judge(&mut self, weather: Weather, in_flight: usize, now: Instant) -> Option<Change> {
+        self.down_since = weather.all_down.then(|| self.down_since.unwrap_or(now));
+        let down = self.down_since.is_some_and(|since| now.duration_since(since) >= BRIEF);
+        let stalled = in_flight > 0 && !self.makes_progress(now);
+        match self.open_since {
+            None if stalled || (down && in_flight > 0) => {
+                let because = match weather {
+                    Weather { refused_login: true, .. } => "authentication",
+                    Weather { throttled: true, .. } => "throttled",
+                    _ if down || !weather.connected => "unreachable",
+                    _ => "stalled",
+                };
+                self.open_since = Some(now);
+                Some(Change::Opened(because))
+            }
+            // The held window is the probe; without one, a connection has to do.
+            Some(since) if self.progress > since || (in_flight == 0 && weather.connected && !down) => {
+                self.open_since = None;
+                self.progress = now;
+                Some(Change::Closed(now.duration_since(since)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Sender<'_> {
+    /// Ten times a second: is this an outage, or does one topic stall?
+    pub(super) fn judge_progress(&mut self) {
+        let now = Instant::now();
+        match self.circuit.judge(self.publisher.weather(), self.outstanding, now) {
+            Some(Change::Opened(because)) => tracing::error!(
+                because,
+                in_flight = self.outstanding,
+                "kafka makes no progress, the circuit is open: nothing more is handed over and no row is charged"
+            ),
+            Some(Change::Closed(after)) => tracing::info!(
+                after = %humantime::format_duration(Duration::from_secs(after.as_secs())),
+                "kafka makes progress again, the circuit is closed"
+            ),
+            None => {}
+        }
+        self.due_waits |= self.circuit.is_open();
+        if !self.circuit.is_open() && self.dead_since.is_none() && self.circuit.makes_progress(now) {
+            self.cut_loose_stalled(now);
+        }
+    }
+
+    /// Topics whose rows have been in flight for longer than a stall takes, while others are confirmed: they get lanes, and
+    /// the spare takes the others' rows, in order.
+    fn cut_loose_stalled(&mut self, now: Instant) {
+        let oldest = self.window.iter().find(|batch| batch.open > 0);
+        let Some(batch) = oldest.filter(|b| now.duration_since(b.offered_at) >= self.term.stall_after) else {
+            return;
+        };
+        let stalled = batch.rows.iter().zip(&batch.fates).filter(|(_, fate)| matches!(fate, Fate::InFlight));
+        let stalled: BTreeSet<Arc<str>> = stalled.map(|(row, _)| Arc::clone(&row.topic)).collect();
+        if stalled.is_empty() {
+            return;
+        }
+        for topic in &stalled {
+            let refusal = Refusal {
+                failure: Failure::Topic(TopicTrouble::Stalled),
+                class: "topic",
+                text: "the topic confirms nothing while other topics do".to_owned(),
+            };
+            self.sicken(topic, &refusal);
+        }
+        self.give_up_main = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINE: Weather =
+        Weather { connected: true, all_down: false, throttled: false, refused_login: false };
+    const STALL: Duration = Duration::from_secs(10);
+
+    fn circuit() -> (Circuit, Instant) {
+        let circuit = Circuit::new(STALL);
+        let start = circuit.progress;
+        (circuit, start)
+    }
+
+    #[test]
+    fn a_circuit_opens_without_progress_and_closes_with_the_first_confirm() {
+        let (mut circuit, start) = circuit();
+        assert_eq!(circuit.judge(FINE, 5, start + STALL - Duration::from_millis(1)), None);
+        assert_eq!(circuit.judge(FINE, 0, start + STALL), None, "nothing is in flight");
+        assert_eq!(circuit.judge(FINE, 5, start + STALL), Some(Change::Opened("stalled")));
+        assert_eq!(circuit.judge(FINE, 5, start + 2 * STALL), None);
+        circuit.confirmed(start + 3 * STALL);
+        assert_eq!(circuit.judge(FINE, 5, start + 3 * STALL), Some(Change::Closed(2 * STALL)));
+    }
+
+    #[test]
+    fn an_outage_has_a_reason() {
+        for (weather, because) in [
+            (Weather { throttled: true, ..FINE }, "throttled"),
+            (Weather { connected: false, ..FINE }, "unreachable"),
+            (Weather { connected: false, refused_login: true, ..FINE }, "authentication"),
+        ] {
+            let (mut circuit, start) = circuit();
+            assert_eq!(circuit.judge(weather, 1, start + STALL), Some(Change::Opened(because)));
+        }
+    }
+
+    #[test]
+    fn brokers_that_are_all_down_are_an_outage_at_once() {
+        let (mut circuit, start) = circuit();
+        let down = Weather { connected: false, all_down: true, ..FINE };
+        assert_eq!(circuit.judge(down, 1, start), None);
+        assert_eq!(circuit.judge(down, 1, start + BRIEF), Some(Change::Opened("unreachable")));
+        assert_eq!(circuit.judge(FINE, 1, start + 2 * BRIEF), None, "the held rows are the probe");
+        assert_eq!(circuit.judge(FINE, 0, start + 2 * BRIEF), Some(Change::Closed(BRIEF)));
+    }
+}
