@@ -383,6 +383,7 @@ fn kafka_settings(config: &Config) -> KafkaSettings {
         properties: properties.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
         window_rows: config.relay.window_rows,
         max_row_bytes: config.relay.max_row_bytes,
+        stall_after: config.kafka.stall_after,
     }
 }
 

@@ -15,7 +15,7 @@
 //! - `relay`: the three loops and how they meet: `read` the next page, `send` this one, `settle` the previous one.
 //! - `store`: Postgres, one typed function per file of `store/sql`. `kafka`: producers, their reports and error classes.
 //! - `backlog`: samples what waits, for the gauges of leader and standbys alike.
-//! - `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
+//! - `policy`, `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
 //! - `servers`: private Postgres and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests

@@ -38,6 +38,12 @@ pub const KEYS: &[Key] = &[
         meaning: "Names of properties in [kafka.properties] that break a promise and are wanted nevertheless.",
     },
     Key {
+        name: "kafka.stall_after",
+        // Well above what a rolling restart of a broker takes, well below what a person notices.
+        default: "10s",
+        meaning: "Without a confirm for so long it is an outage, or a topic that stalls while others are confirmed.",
+    },
+    Key {
         name: "kafka.properties",
         default: "{}",
         meaning: "librdkafka properties such as security.protocol or compression.type; in the environment one text \"name=value;name=value\".",
@@ -113,6 +119,11 @@ pub const KEYS: &[Key] = &[
         meaning: "Whether every settlement waits until Postgres has it on disk.",
     },
     Key {
+        name: "relay.rate",
+        default: "off",
+        meaning: "Records a second for all topics together at most, so that a drain does not flatten consumers; off is no limit.",
+    },
+    Key {
         name: "lease.ttl",
         // The beat comes every third of it; shorter takes over faster but mistakes a slow disk for a dead leader.
         default: "5s",
@@ -130,10 +141,48 @@ pub const KEYS: &[Key] = &[
         meaning: "Longest wait between repetitions.",
     },
     Key {
+        name: "retry.attempts",
+        // With the waits above ten attempts take four minutes on average: enough for a topic's limit to be raised.
+        default: "10",
+        meaning: "Attempts that fail by a row's own fault until it is a dead letter; outages and sick topics do not count.",
+    },
+    Key {
+        name: "retry.age",
+        default: "24h",
+        meaning: "Time since the first of them after which the next one makes it a dead letter.",
+    },
+    Key {
+        name: "retry.dead_per_minute",
+        // A topic whose every row dies has another problem than its rows.
+        default: "100",
+        meaning: "Rows of a topic that may become dead letters in a minute; above that it stands still for the rest of it.",
+    },
+    Key {
         name: "retry.deferred_max",
         // About 400 MB of copies at 1 kB a row; a number that a table serves without tuning.
         default: "400000",
         meaning: "Deferred rows (retrying or waiting behind one) at most; at this number reading stops until some leave.",
+    },
+    Key {
+        name: "retention.published",
+        default: "1d",
+        meaning: "How long published rows stay, to be inspected and replayed; then their slot is emptied as a whole.",
+    },
+    Key {
+        name: "retention.published_max_bytes",
+        default: "off",
+        meaning: "Size of outbox.message above which swept slots are emptied before their time, the oldest first; off is no limit.",
+    },
+    Key {
+        name: "retention.receipts",
+        default: "published",
+        meaning: "How long the ledger stays, never shorter than its rows: published, or a duration.",
+    },
+    Key {
+        name: "retention.dead_letters",
+        // Somebody has to decide about them.
+        default: "off",
+        meaning: "How long dead letters stay; off keeps them until somebody decides.",
     },
     Key { name: "http.listen", default: "0.0.0.0:9464", meaning: "Address of /metrics, /livez and /readyz." },
     Key {
@@ -147,6 +196,49 @@ pub const KEYS: &[Key] = &[
         meaning: "error, warn, info, debug or trace, also per target as in \"info,outbox_relay=debug\".",
     },
 ];
+
+/// The keys of a `[[topic]]` section, in README's order.
+pub const TOPIC_KEYS: &[Key] = &[
+    Key { name: "match", default: "", meaning: "The topics: * stands for any characters, ? for one." },
+    Key {
+        name: "on_failure",
+        default: "block",
+        meaning: "block: later rows of the key wait for a row that failed; skip: they pass it.",
+    },
+    Key {
+        name: "delivery",
+        default: "at_least_once",
+        meaning: "at_most_once: settled before it is sent, tried once, lost rather than sent twice.",
+    },
+    Key {
+        name: "on_expiry",
+        default: "drop",
+        meaning: "What becomes of a row whose expires_at has passed: drop, or dead_letter.",
+    },
+    Key { name: "attempts", default: "retry.attempts", meaning: "As in [retry]." },
+    Key { name: "age", default: "retry.age", meaning: "As in [retry]." },
+    Key { name: "base", default: "retry.base", meaning: "As in [retry]." },
+    Key { name: "max", default: "retry.max", meaning: "As in [retry]." },
+    Key { name: "dead_per_minute", default: "retry.dead_per_minute", meaning: "As in [retry]." },
+    Key { name: "rate", default: "", meaning: "Records a second of this topic at most." },
+    Key {
+        name: "dead_letter_topic",
+        default: "",
+        meaning: "A topic that gets a copy of each dead letter, with the original's coordinates in headers.",
+    },
+    Key { name: "owner", default: "", meaning: "Who is asked about the topic; alerts carry it." },
+    Key {
+        name: "tier",
+        default: "standard",
+        meaning: "critical, standard or low: how much an alert matters.",
+    },
+];
+
+/// What a misspelt key of a `[[topic]]` section probably meant.
+pub fn suggest_topic_key(name: &str) -> Option<&'static str> {
+    let nearest = TOPIC_KEYS.iter().map(|key| key.name).min_by_key(|known| edits(name, known));
+    nearest.filter(|known| edits(name, known) <= 3)
+}
 
 /// The key of this name, if there is one.
 pub fn find(name: &str) -> Option<&'static Key> {

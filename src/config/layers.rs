@@ -12,6 +12,8 @@ const PREFIX: &str = "OUTBOX_RELAY__";
 /// Names that a platform's add-ons commonly inject.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "postgres.url"), ("KAFKA_BROKERS", "kafka.brokers")];
 const PROPERTIES: &str = "kafka.properties";
+/// All `[[topic]]` sections, as one list.
+const TOPICS: &str = "topic.sections";
 
 /// The settings of one source, as `section.key`; each value remembers where it came from.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +97,14 @@ fn from_file(name: &str, text: &str, problems: &mut Vec<String>) -> Option<Layer
     // The parser's maps have no order; problems are listed by name.
     for (section, value) in sections.into_iter().collect::<BTreeMap<_, _>>() {
         let known = KEYS.iter().any(|key| key.name.split('.').next() == Some(section.as_str()));
+        if section == "topic" && matches!(value.kind, ValueKind::Array(_)) {
+            layer.0.insert(TOPICS.to_owned(), Value::new(Some(&origin), value.kind));
+            continue;
+        }
+        if section == "topic" {
+            problems.push(format!("{name}: topic must be written as sections [[topic]], each with a match"));
+            continue;
+        }
         let settings = match value.kind {
             ValueKind::Table(settings) if known || !settings.is_empty() => settings,
             ValueKind::Table(_) => {
@@ -157,6 +167,8 @@ fn from_environment(
                 own.0.insert(key, Value::new(Some(&variable), set));
             } else if keys::find(&key).is_some() {
                 own.0.insert(key, Value::new(Some(&variable), text));
+            } else if key == "topic" || key.starts_with("topic.") {
+                problems.push(format!("{variable}: sections [[topic]] need a file (--config)"));
             } else if key.starts_with(PROPERTIES) {
                 problems.push(format!(
                     "{variable}: properties go together into {PREFIX}KAFKA__PROPERTIES=\"name=value;name=value\""

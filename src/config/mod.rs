@@ -9,6 +9,7 @@ mod properties;
 mod read;
 mod rules;
 mod secret;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
 
-pub use keys::{KEYS, Key};
+use crate::policy::Policies;
+
+pub use keys::{KEYS, Key, TOPIC_KEYS};
 use read::Shown;
 pub use secret::Secret;
 
@@ -37,7 +40,9 @@ pub struct Config {
     pub retry: RetryConfig,
     pub http: HttpConfig,
     pub log: LogConfig,
-    pub policies: crate::policy::Policies,
+    pub retention: RetentionConfig,
+    /// What is done with each topic's rows.
+    pub policies: Policies,
     shown: Vec<Shown>,
 }
 
@@ -57,6 +62,7 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, Secret>,
     /// `kafka.unsafe`: properties that are set and break a promise. To be named in a warning at start.
     pub unsafe_properties: Vec<String>,
+    /// Without a confirm for so long it is an outage.
     pub stall_after: Duration,
     /// Header with the event id.
     pub header_event_id: String,
@@ -96,8 +102,27 @@ pub struct RetryConfig {
     pub base: Duration,
     /// Longest wait before any.
     pub max: Duration,
+    /// Attempts of a row that fail by its own fault.
+    pub attempts: u32,
+    /// Time since the first of them.
+    pub age: Duration,
+    /// Dead letters of a topic in a minute.
+    pub dead_per_minute: u32,
     /// Deferred rows at most.
     pub deferred_max: usize,
+}
+
+/// How long what is done stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// Published rows.
+    pub published: Duration,
+    /// Bytes of `outbox.message` above which swept slots are emptied before their time.
+    pub published_max_bytes: Option<u64>,
+    /// The ledger with its receipts; never shorter than `published`.
+    pub receipts: Duration,
+    /// Dead letters; `None` keeps them.
+    pub dead_letters: Option<Duration>,
 }
 
 /// Where metrics and probes are served.
@@ -170,7 +195,8 @@ impl Config {
                 None => key.split_once('.').unwrap_or(("", key)),
             };
             if this != section {
-                text.push_str(&format!("{}[{this}]\n", if section.is_empty() { "" } else { "\n" }));
+                let this_header = if this.starts_with("topic#") { "[topic]" } else { this };
+                text.push_str(&format!("{}[{this_header}]\n", if section.is_empty() { "" } else { "\n" }));
                 section = this;
             }
             text.push_str(&format!("{name} = {value}  # {origin}\n"));

@@ -35,12 +35,11 @@ impl<'a> Reader<'a> {
 
     /// A duration in humantime's notation.
     pub fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
-        let parse = |text: &str| {
-            let reason = "is not a duration: write a number and a unit, such as 5ms, 20s or 1h";
-            let value = humantime::parse_duration(text).map_err(|_| reason.to_owned())?;
-            within(value, &range, |value| humantime::format_duration(*value).to_string())
-        };
-        self.scalar(key, parse, |value| quote(&humantime::format_duration(*value).to_string()))
+        self.scalar(
+            key,
+            |text| parse_duration(text, &range),
+            |value| quote(&humantime::format_duration(*value).to_string()),
+        )
     }
 
     /// A number of things.
@@ -54,15 +53,14 @@ impl<'a> Reader<'a> {
 
     /// A size in bytes, plain or with KiB, MiB or GiB.
     pub fn bytes(&mut self, key: &'static str, range: RangeInclusive<usize>) -> usize {
-        let parse = |text: &str| {
-            let value = parse_bytes(text)
-                .ok_or("is not a size: write bytes, or a number and KiB, MiB or GiB".to_owned())?;
-            within(value, &range, |value| format_bytes(*value))
-        };
-        self.scalar(key, parse, |value| {
-            let text = format_bytes(*value);
-            if text.ends_with('B') { quote(&text) } else { text }
-        })
+        self.scalar(
+            key,
+            |text| parse_size(text, &range),
+            |value| {
+                let text = format_bytes(*value);
+                if text.ends_with('B') { quote(&text) } else { text }
+            },
+        )
     }
 
     /// Yes or no.
@@ -171,6 +169,26 @@ impl<'a> Reader<'a> {
         properties
     }
 
+    /// A value that somebody else gives types.
+    pub fn take(&mut self, key: &str) -> Option<Value> {
+        self.values.remove(key)
+    }
+
+    /// Adds a line to `config show`.
+    pub fn show(&mut self, key: String, text: &str, origin: String) {
+        self.shown.push(Shown { key, value: quote(text), origin });
+    }
+
+    /// Something, or the word for nothing of the kind.
+    pub fn unless<T>(
+        &mut self,
+        key: &'static str,
+        word: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.text(key, |text| if text == word { Ok(None) } else { parse(text).map(Some) })
+    }
+
     /// A rule about several keys; it stays silent while one of them has a problem of its own.
     pub fn rule(&mut self, keys: &[&'static str], holds: bool, problem: impl Display) {
         if !holds && keys.iter().all(|key| !self.sick.contains(key)) {
@@ -220,6 +238,25 @@ fn scalar_text(kind: &ValueKind) -> Option<String> {
         ValueKind::Boolean(_) | ValueKind::I64(_) | ValueKind::Float(_) => Some(kind.to_string()),
         _ => None,
     }
+}
+
+/// A duration in humantime's notation.
+pub(super) fn parse_duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    let reason = "is not a duration: write a number and a unit, such as 5ms, 20s or 1h";
+    let value = humantime::parse_duration(text).map_err(|_| reason.to_owned())?;
+    within(value, range, |value| humantime::format_duration(*value).to_string())
+}
+
+/// A number of things.
+pub(super) fn parse_count(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
+    let value = text.parse().map_err(|_| "is not a whole number".to_owned())?;
+    within(value, range, u64::to_string)
+}
+
+/// A size in bytes.
+pub(super) fn parse_size(text: &str, range: &RangeInclusive<usize>) -> Result<usize, String> {
+    let value = parse_bytes(text).ok_or("is not a size: write bytes, or a number and KiB, MiB or GiB")?;
+    within(value, range, |value| format_bytes(*value))
 }
 
 fn within<T: PartialOrd>(

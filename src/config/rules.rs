@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::read::Reader;
+use super::read::{Reader, parse_count, parse_duration, parse_size};
 use super::{Config, ConfigError, DEFAULT_FILE, HttpConfig, KafkaConfig, LeaseConfig, LogConfig};
-use super::{PostgresConfig, RelayConfig, RetryConfig, layers, postgres_url, properties};
+use super::{
+    PostgresConfig, RelayConfig, RetentionConfig, RetryConfig, layers, postgres_url, properties, topics,
+};
+use crate::backoff::Backoff;
+use crate::policy::{Policies, Policy};
 
 /// Reads and checks everything; on failure all problems.
 pub(super) fn load(
@@ -40,8 +44,12 @@ pub(super) fn load(
         retry: RetryConfig {
             base: reader.duration("retry.base", MILLISECOND..=HOUR),
             max: reader.duration("retry.max", MILLISECOND..=24 * HOUR),
+            attempts: reader.count("retry.attempts", 1..=1_000_000) as u32,
+            age: reader.duration("retry.age", SECOND..=365 * 24 * HOUR),
+            dead_per_minute: reader.count("retry.dead_per_minute", 0..=100_000_000) as u32,
             deferred_max: reader.count("retry.deferred_max", 1..=100_000_000),
         },
+        retention: retention(&mut reader),
         http: HttpConfig {
             listen: reader.parsed("http.listen", "is not address:port, such as 0.0.0.0:9464"),
         },
@@ -49,9 +57,10 @@ pub(super) fn load(
             format: reader.parsed("log.format", "must be text or json"),
             level: reader.text("log.level", log_level),
         },
-        policies: crate::policy::Policies::temporary(),
+        policies: Policies::default(),
         shown: Vec::new(),
     };
+    config.policies = Policies::new(default_policy(&config.retry), topics::read(&mut reader));
     pairs(&config, &mut reader);
     config.shown = std::mem::take(&mut reader.shown);
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
@@ -100,6 +109,7 @@ fn kafka(reader: &mut Reader, needed: bool) -> KafkaConfig {
         !needed || !brokers.is_empty(),
         "kafka.brokers is missing: set KAFKA_BROKERS, or brokers in section [kafka], to host:9092",
     );
+    let stall_after = reader.duration("kafka.stall_after", SECOND..=10 * MINUTE);
     let unsafe_properties = reader.list("kafka.unsafe", |_| Ok(()));
     let header_event_id = reader.text("kafka.header_event_id", header_name);
     let header_seq = reader.text("kafka.header_seq", header_name);
@@ -120,7 +130,7 @@ fn kafka(reader: &mut Reader, needed: bool) -> KafkaConfig {
         brokers,
         properties,
         unsafe_properties,
-        stall_after: 10 * SECOND,
+        stall_after,
         header_event_id,
         header_seq,
         header_epoch,
@@ -159,7 +169,33 @@ fn relay(reader: &mut Reader) -> RelayConfig {
         max_row_bytes: reader.bytes("relay.max_row_bytes", KIB..=GIB),
         drain_timeout: reader.duration("relay.drain_timeout", Duration::ZERO..=HOUR),
         durable_marks: reader.flag("relay.durable_marks"),
-        rate: None,
+        rate: reader
+            .unless("relay.rate", "off", |text| parse_count(text, &(1..=10_000_000)).map(|rate| rate as u32)),
+    }
+}
+
+fn retention(reader: &mut Reader) -> RetentionConfig {
+    const AGES: std::ops::RangeInclusive<Duration> = SECOND..=Duration::from_secs(3650 * 24 * 3600);
+    let published = reader.duration("retention.published", AGES);
+    let age = |text: &str| parse_duration(text, &AGES);
+    RetentionConfig {
+        published,
+        published_max_bytes: reader.unless("retention.published_max_bytes", "off", |text| {
+            parse_size(text, &(KIB..=1 << 50)).map(|bytes| bytes as u64)
+        }),
+        receipts: reader.unless("retention.receipts", "published", age).unwrap_or(published).max(published),
+        dead_letters: reader.unless("retention.dead_letters", "off", age),
+    }
+}
+
+/// What `[retry]` says of every topic.
+fn default_policy(retry: &RetryConfig) -> Policy {
+    Policy {
+        attempts: retry.attempts,
+        age: retry.age,
+        backoff: Backoff { base: retry.base, max: retry.max },
+        dead_per_minute: retry.dead_per_minute,
+        ..Policy::default()
     }
 }
 

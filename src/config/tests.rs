@@ -57,6 +57,34 @@ fn our_variables_win_over_the_common_ones_and_these_over_the_file() {
 }
 
 #[test]
+fn topics_have_policies() {
+    let config = loaded(
+        "[retry]\nattempts = 4\n[[topic]]\nmatch = 'audit.*'\ndelivery = 'at_most_once'\nrate = 50\n\
+         [[topic]]\nmatch = '*.eu'\nattempts = 7\nmax = '2s'\nowner = 'eu'",
+        &[],
+    );
+    let policy = config.policies.of("audit.eu");
+    assert_eq!((policy.attempts, policy.rate, policy.owner.as_deref()), (7, Some(50), Some("eu")));
+    assert_eq!(policy.backoff.max, Duration::from_secs(2));
+    assert_eq!(config.policies.of("orders").attempts, 4);
+    let shown = config.show();
+    assert!(shown.contains("\n[[topic]]\n") && shown.contains("match = \"*.eu\""), "{shown}");
+    check(
+        "[[topic]]\nmatch = 'a b'\n[[topic]]\nrat = 5\n[[topic]]\nmatch = 'x'\nrate = 0\non_failure = 'wait'",
+        &[("OUTBOX_RELAY__TOPIC__MATCH", "x")],
+        &[
+            "sections [[topic]] need a file",
+            "number 1: match = \"a b\" is not a pattern",
+            "number 2: unknown key rat; did you mean rate?",
+            "number 2: match is missing",
+            "number 3: on_failure = \"wait\" must be block or skip",
+            "number 3: rate = \"0\" must be between 1",
+        ],
+    );
+    check("[topic]\nmatch = 'x'", &[], &["must be written as sections [[topic]]"]);
+}
+
+#[test]
 fn properties_keep_their_dots_and_their_text() {
     let text = r#"
         [kafka.properties]
@@ -150,7 +178,7 @@ fn rules_about_one_key() {
         &["part 2 is not name=value"],
     );
     check("", &[("OUTBOX_RELAY__KAFKA__PROPERTIES__ACKS", "1")], &["properties go together"]);
-    check("", &[("OUTBOX_RELAY__RETRY__ATTEMPTS", "10")], &["unknown variable"]);
+    check("", &[("OUTBOX_RELAY__RETRY__TEMPTS", "10")], &["unknown variable"]);
     check(
         "",
         &[("OUTBOX_RELAY_SERVICE_HOST", "10.0.0.1"), ("OUTBOX_RELAY_PORT", "tcp://10.0.0.1:9464")],

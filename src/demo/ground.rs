@@ -212,7 +212,13 @@ fn version(jars: &Path) -> String {
 
 fn settings(brokers: &str) -> KafkaSettings {
     // The sizes matter to producers only.
-    KafkaSettings { brokers: brokers.to_owned(), properties: Vec::new(), window_rows: 0, max_row_bytes: 0 }
+    KafkaSettings {
+        brokers: brokers.to_owned(),
+        properties: Vec::new(),
+        window_rows: 0,
+        max_row_bytes: 0,
+        stall_after: std::time::Duration::from_secs(10),
+    }
 }
 
 async fn blocking<T: Send + 'static>(

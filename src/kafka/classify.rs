@@ -5,6 +5,7 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::status::Persistence;
 use super::{NotTaken, Refusal};
 use crate::verdict::{Failure, TopicTrouble};
 
@@ -77,6 +78,21 @@ pub(super) fn class(code: Code) -> &'static str {
     }
 }
 
+/// The same with what librdkafka knows about whether the record was written. Nothing of it makes a failure a success: even
+/// what was written all the same is sent again, for its offset is not known; it has the same event id.
+fn failure_of(code: Code, persistence: Persistence) -> Failure {
+    match (failure(code), persistence) {
+        (Failure::Unknown, Persistence::Not) => Failure::NotWritten,
+        (Failure::NotWritten, Persistence::Possibly | Persistence::Written) => Failure::Unknown,
+        (failure, _) => failure,
+    }
+}
+
+/// What a delivery report says.
+pub(super) fn reported(code: Code, persistence: Persistence) -> Refusal {
+    Refusal { failure: failure_of(code, persistence), ..refusal(code) }
+}
+
 pub(super) fn refusal(code: Code) -> Refusal {
     Refusal { failure: failure(code), class: class(code), text: code.to_string() }
 }
@@ -139,6 +155,26 @@ mod tests {
         check(Code::InvalidTimestamp, Failure::Topic(TopicTrouble::Timestamp), "topic");
         check(Code::UnknownPartition, Failure::Topic(TopicTrouble::Missing), "topic");
         check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
+    }
+
+    #[track_caller]
+    fn told(code: Code, persistence: Persistence, expected: Failure) {
+        assert_eq!(reported(code, persistence).failure, expected);
+    }
+
+    #[test]
+    fn what_was_surely_not_written_is_told_from_what_may_be() {
+        told(Code::MessageTimedOut, Persistence::Not, Failure::NotWritten);
+        told(Code::MessageTimedOut, Persistence::Possibly, Failure::Unknown);
+        told(Code::MessageTimedOut, Persistence::Written, Failure::Unknown);
+        told(Code::PurgeInflight, Persistence::Possibly, Failure::Unknown);
+        told(Code::PurgeQueue, Persistence::Not, Failure::NotWritten);
+        told(Code::BrokerTransportFailure, Persistence::Not, Failure::NotWritten);
+        told(Code::OutOfOrderSequenceNumber, Persistence::Possibly, Failure::Unknown);
+        // A refusal is one whatever librdkafka thinks of the record.
+        told(Code::InvalidRecord, Persistence::Possibly, Failure::Refused);
+        told(Code::MessageSizeTooLarge, Persistence::Not, Failure::TooLarge);
+        told(Code::TopicAuthorizationFailed, Persistence::Not, Failure::Topic(TopicTrouble::Forbidden));
     }
 
     #[test]

@@ -75,7 +75,13 @@ mod tests {
     async fn a_topic_whose_limits_cannot_be_asked_for_is_ready_at_once() {
         let mock = MockKafka::start("orders", 3).expect("a mock cluster");
         let brokers = mock.brokers().to_owned();
-        let settings = KafkaSettings { brokers, properties: Vec::new(), window_rows: 0, max_row_bytes: 0 };
+        let settings = KafkaSettings {
+            brokers,
+            properties: Vec::new(),
+            window_rows: 0,
+            max_row_bytes: 0,
+            stall_after: std::time::Duration::from_secs(10),
+        };
         let topics = Topics::start(&settings).expect("a client");
         topics.cluster_id().await.expect("the mock cluster has an id");
         let asked = Instant::now();

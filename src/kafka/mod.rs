@@ -10,6 +10,7 @@ mod own_topic;
 mod producer;
 mod publisher;
 mod settings;
+mod status;
 mod topics;
 
 pub use consumer::{Consumer, Record};
@@ -35,7 +36,7 @@ pub struct Report {
 }
 
 /// What the main producer knows of the brokers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Weather {
     /// At least one broker is connected.
     pub connected: bool,

@@ -18,7 +18,7 @@ use rdkafka::producer::{
 };
 use tokio::sync::Notify;
 
-use super::{KafkaError, NotTaken, Report, classify};
+use super::{KafkaError, NotTaken, Report, Weather, classify, status};
 use crate::receipt::Receipt;
 
 /// One round of polling. Events are handled when they come; the length only matters at the end of the producer, and
@@ -89,6 +89,12 @@ struct Callbacks {
     dead: AtomicBool,
     warm: AtomicBool,
     connected: AtomicBool,
+    /// No broker can be reached, says librdkafka, since one was.
+    all_down: AtomicBool,
+    /// A quota held requests back in the last statistics interval.
+    throttled: AtomicBool,
+    /// The last connection that failed was a login that was refused.
+    refused_login: AtomicBool,
     /// Nobody waits for it any more: what it says about its end is no trouble.
     given_up: AtomicBool,
     /// Classes of errors that were logged, and when. One trouble may be of two classes in turn: a refused login, and
@@ -111,6 +117,14 @@ struct Statistics<'a> {
 struct BrokerStatistics<'a> {
     #[serde(borrow)]
     state: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    throttle: Throttle,
+}
+
+/// Milliseconds for which brokers held requests back.
+#[derive(Default, serde::Deserialize)]
+struct Throttle {
+    max: i64,
 }
 
 #[derive(serde::Deserialize)]
@@ -140,6 +154,16 @@ impl ClientContext for Callbacks {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let up = statistics.brokers.values().any(|broker| broker.state == "UP");
         self.connected.store(up, Ordering::Relaxed);
+        if up {
+            self.all_down.store(false, Ordering::Relaxed);
+            self.refused_login.store(false, Ordering::Relaxed);
+        }
+        let throttled = statistics.brokers.values().any(|broker| broker.throttle.max > 0);
+        if throttled && !self.throttled.swap(true, Ordering::Relaxed) {
+            self.inbox.put_error("throttled");
+            tracing::warn!(producer = self.generation, "kafka holds this relay back by a quota");
+        }
+        self.throttled.store(throttled, Ordering::Relaxed);
         let assigned = statistics.eos.is_some_and(|eos| eos.idemp_state == "Assigned");
         self.warm.store(up && assigned, Ordering::Relaxed);
     }
@@ -149,10 +173,16 @@ impl ClientContext for Callbacks {
         let class = code.map_or("other", classify::class);
         match code {
             Some(Code::Fatal) => self.dead.store(true, Ordering::Release),
-            Some(Code::AllBrokersDown) => self.connected.store(false, Ordering::Relaxed),
+            Some(Code::AllBrokersDown) => {
+                self.connected.store(false, Ordering::Relaxed);
+                self.all_down.store(true, Ordering::Relaxed);
+            }
             Some(code) => {
                 // Without how long it took: who says it again and again compares it with the last time.
                 let reason = reason.split(" (after ").next().unwrap_or(reason);
+                if class == "authentication" {
+                    self.refused_login.store(true, Ordering::Relaxed);
+                }
                 *self.trouble() = Some((code, reason.to_owned()));
             }
             None => {}
@@ -187,9 +217,10 @@ impl ProducerContext for Callbacks {
                 // A repeated batch that the broker recognised is a success without an offset.
                 offset: Some(message.offset()).filter(|offset| *offset >= 0),
             }),
-            Err((error, _)) => {
+            Err((error, message)) => {
                 self.tripped.store(true, Ordering::Release);
-                Err(Box::new(classify::refusal(error.rdkafka_error_code().unwrap_or(Code::Unknown))))
+                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+                Err(Box::new(classify::reported(code, status::of(message))))
             }
         };
         self.inbox.put(Report { opaque, generation: self.generation, result });
@@ -233,6 +264,9 @@ impl Producer {
             dead: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            all_down: AtomicBool::new(false),
+            throttled: AtomicBool::new(false),
+            refused_login: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             said: Mutex::default(),
             trouble: Mutex::default(),
@@ -296,6 +330,17 @@ impl Producer {
     /// At least one broker is connected, as of the last statistics.
     pub fn is_connected(&self) -> bool {
         self.callbacks().connected.load(Ordering::Relaxed)
+    }
+
+    /// What it knows of the brokers.
+    pub(super) fn weather(&self) -> Weather {
+        let known = self.callbacks();
+        Weather {
+            connected: known.connected.load(Ordering::Relaxed),
+            all_down: known.all_down.load(Ordering::Relaxed),
+            throttled: known.throttled.load(Ordering::Relaxed),
+            refused_login: known.refused_login.load(Ordering::Relaxed),
+        }
     }
 
     /// Gives up what is queued and in flight; the reports arrive in the inbox.

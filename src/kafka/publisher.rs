@@ -8,6 +8,7 @@
 //! - A **spare** is an idle main producer that has its producer id: a cold one needs half a second to its first
 //!   confirm, a warm one a millisecond.
 //! - The **second** producer sends suspect rows, each in a protocol batch of its own.
+//! - The **third** producer hands each record to a broker at most once. It starts when the first such record comes.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -17,7 +18,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::producer::Outgoing;
 use super::settings::SMALLEST_BATCH_SIZE;
-use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, Refusal, Report};
+use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, Refusal, Report, Weather};
 use crate::message::{HeaderNames, OutboxRow, each_header};
 use crate::verdict::{Failure, Route};
 
@@ -44,6 +45,7 @@ pub struct Publisher {
     main: Option<Producer>,
     spares: VecDeque<Producer>,
     second: Option<Producer>,
+    third: Option<Producer>,
     generations: u32,
     batch_size: usize,
     compresses: bool,
@@ -62,6 +64,7 @@ impl Publisher {
             main: None,
             spares: VecDeque::new(),
             second: None,
+            third: None,
             generations: 0,
             scratch: String::with_capacity(64),
         };
@@ -96,6 +99,7 @@ impl Publisher {
     pub fn end_term(&mut self) {
         self.main = None;
         self.second = None;
+        self.third = None;
         self.inbox.take(&mut Vec::new());
     }
 
@@ -141,7 +145,14 @@ impl Publisher {
         let producer = match route {
             Route::Main => self.main.as_ref(),
             Route::Alone => self.second.as_ref(),
-            Route::Once => None,
+            Route::Once => {
+                if self.third.is_none() {
+                    let generation = self.next_generation();
+                    let started = Producer::start(&self.settings.once(), &self.inbox, generation);
+                    self.third = Some(started.map_err(|_| NotTaken::Dead)?);
+                }
+                self.third.as_ref()
+            }
         };
         let producer = producer.ok_or(NotTaken::Dead)?;
         producer.send(
@@ -193,7 +204,10 @@ impl Publisher {
 
     /// The report comes from a producer that is still in use.
     pub fn is_current(&self, report: &Report) -> bool {
-        [&self.main, &self.second].into_iter().flatten().any(|p| p.generation() == report.generation)
+        [&self.main, &self.second, &self.third]
+            .into_iter()
+            .flatten()
+            .any(|p| p.generation() == report.generation)
     }
 
     /// Some producer is connected to a broker.
@@ -201,15 +215,14 @@ impl Publisher {
         self.main.iter().chain(&self.spares).any(Producer::is_connected)
     }
 
-    /// Whether the brokers can be reached.
-    pub fn weather(&self) -> super::Weather {
-        let connected = self.is_connected();
-        super::Weather { connected, all_down: !connected, throttled: false, refused_login: false }
+    /// What the main producer knows of the brokers.
+    pub fn weather(&self) -> Weather {
+        self.main.as_ref().map(Producer::weather).unwrap_or_default()
     }
 
-    /// Replaces a dead third producer.
-    pub fn revive_once(&mut self) -> Result<bool, KafkaError> {
-        Ok(false)
+    /// Gives up a third producer that takes nothing more; the next record starts another one. Returns whether it did.
+    pub fn revive_third(&mut self) -> bool {
+        self.third.take_if(|third| third.is_dead()).is_some()
     }
 
     /// Lets the spares learn where the topics in use are, in the background.

@@ -3,6 +3,8 @@
 //! The user's own properties come last but cannot reach these: configuration refuses them (`config`), unless they are
 //! named in `kafka.unsafe`.
 
+use std::time::Duration;
+
 use rdkafka::config::ClientConfig;
 
 /// What all clients are made from.
@@ -16,6 +18,8 @@ pub struct KafkaSettings {
     pub window_rows: usize,
     /// Largest payload handed over, in bytes.
     pub max_row_bytes: usize,
+    /// How long a row of an at-most-once topic is tried.
+    pub stall_after: Duration,
 }
 
 /// `batch.size` while no topic in use asks for less: just below the brokers' usual `max.message.bytes` of 1048588.
@@ -76,6 +80,17 @@ impl KafkaSettings {
             .set("batch.num.messages", "1")
             .set("message.timeout.ms", ALONE_TIMEOUT_MS)
             .set("linger.ms", "0");
+        config
+    }
+
+    /// The third producer, for at-most-once topics: a record is handed to a broker at most once. The user's properties
+    /// cannot change that.
+    pub(super) fn once(&self) -> ClientConfig {
+        let mut config = self.with_properties(self.producer());
+        config
+            .set("enable.idempotence", "false")
+            .set("retries", "0")
+            .set("message.timeout.ms", self.stall_after.as_millis().to_string());
         config
     }
 
@@ -141,6 +156,7 @@ mod tests {
             properties: properties.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             window_rows: 50_000,
             max_row_bytes: 1024 * 1024,
+            stall_after: Duration::from_secs(10),
         }
     }
 
@@ -176,6 +192,10 @@ mod tests {
         assert_eq!(config.alone().get("batch.num.messages"), Some("1"));
         assert_eq!(config.batch_size(), 700_000);
         assert_eq!(config.main(65_536).get("batch.size"), Some("65536"));
+        let once = settings(&[("retries", "5"), ("enable.idempotence", "true")]).once();
+        assert_eq!((once.get("retries"), once.get("enable.idempotence")), (Some("0"), Some("false")));
+        assert_eq!(once.get("message.timeout.ms"), Some("10000"));
+        assert!(once.create::<BaseProducer>().is_ok());
         assert!(!config.compresses());
         assert!(settings(&[("compression.type", "lz4")]).compresses());
     }

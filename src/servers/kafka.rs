@@ -42,6 +42,10 @@ pub struct KafkaOptions {
     pub restricted_listener: bool,
     /// Which cluster this is, as 16 bytes in base64 without padding; None takes a fixed one.
     pub cluster_id: Option<String>,
+    /// Which broker of its cluster this is. Broker 1 is the controller as well.
+    pub node: u32,
+    /// The port of the controller, for a broker that joins a cluster; see [`PrivateKafka::controller`].
+    pub joins: Option<u16>,
 }
 
 impl KafkaOptions {
@@ -56,6 +60,8 @@ impl KafkaOptions {
             heap,
             restricted_listener: false,
             cluster_id: None,
+            node: 1,
+            joins: None,
         }
     }
 }
@@ -125,6 +131,11 @@ impl PrivateKafka {
     /// The id this cluster was formatted with.
     pub fn cluster_id(&self) -> &str {
         self.options.cluster_id.as_deref().unwrap_or(CLUSTER_ID)
+    }
+
+    /// Where further brokers find this cluster.
+    pub fn controller(&self) -> u16 {
+        self.ports.controller
     }
 
     /// The process id, or None while the broker is stopped.
@@ -227,7 +238,8 @@ impl PrivateKafka {
 
     fn choose_ports(&mut self) -> Result<(), ServerError> {
         let port = || free_port().map_err(ServerError::system("find a free port"));
-        self.ports = Ports { open: port()?, restricted: port()?, controller: port()? };
+        let controller = self.options.joins.map_or_else(port, Ok)?;
+        self.ports = Ports { open: port()?, restricted: port()?, controller };
         let lines: Vec<String> =
             self.properties().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         self.write("server.properties", &lines.concat())
@@ -264,11 +276,14 @@ impl PrivateKafka {
             clients = format!("{clients},{}", local("SASL_PLAINTEXT", restricted));
         }
         let protocols = "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT";
+        let alone = self.options.joins.is_none();
+        let listeners =
+            if alone { format!("{clients},{}", local("CONTROLLER", controller)) } else { clients.clone() };
         let ours = [
-            ("process.roles", "broker,controller".to_owned()),
-            ("node.id", "1".into()),
+            ("process.roles", if alone { "broker,controller" } else { "broker" }.to_owned()),
+            ("node.id", self.options.node.to_string()),
             ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
-            ("listeners", format!("{clients},{}", local("CONTROLLER", controller))),
+            ("listeners", listeners),
             ("advertised.listeners", clients),
             ("listener.security.protocol.map", protocols.into()),
             ("controller.listener.names", "CONTROLLER".into()),

@@ -104,7 +104,11 @@ impl Sender<'_> {
         match lane.state {
             State::Opening if !lane.cause.lets_main_finish() => {
                 let word = lane.cause.as_str();
-                self.park(at, index, standing(word));
+                let refusal = match &self.topics.get(&name).standing {
+                    Standing::Sick { refusal, .. } => refusal.clone(),
+                    _ => standing(word),
+                };
+                self.park(at, index, refusal);
                 Some(Offer::Done)
             }
             // Main has read what comes behind the lane's last page.

@@ -119,7 +119,7 @@ impl Sender<'_> {
 
     /// Ten times a second: a producer that died, and tries without a report.
     pub(super) fn look_after_once(&mut self) {
-        let died = self.publisher.revive_once().unwrap_or(true);
+        let died = self.publisher.revive_third();
         let patience = self.term.stall_after + GIVE_UP;
         let over: Vec<u64> = self
             .once

@@ -105,6 +105,22 @@ impl Kafka {
         done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("create topic {error:?}")));
     }
 
+    /// Creates a topic of one partition, whose only replica is on this broker.
+    pub async fn create_topic_on(&self, topic: &str, broker: i32) {
+        let replicas = [broker];
+        let partitions = [&replicas[..]];
+        let new = NewTopic::new(topic, 1, TopicReplication::Variable(&partitions));
+        let done = self.admin.create_topics(&[new], &requests()).await.expect("create topic");
+        done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("create topic {error:?}")));
+    }
+
+    /// A further broker of this cluster.
+    pub async fn join(&self, node: u32) -> Arc<PrivateKafka> {
+        let joins = Some(self.server.controller());
+        let options = KafkaOptions { node, joins, ..Self::options() };
+        Arc::new(blocking(|| PrivateKafka::start(options)).await)
+    }
+
     /// Sets exactly these; a setting that is not named returns to its default.
     pub async fn alter_topic(&self, topic: &str, configs: &[(&str, &str)]) {
         let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));

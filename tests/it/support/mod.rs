@@ -6,6 +6,7 @@
 mod env;
 pub mod history;
 mod kafka;
+pub mod lines;
 mod postgres;
 mod quiet;
 mod relay;

@@ -19,6 +19,7 @@ pub struct RelayBuilder {
     variables: Vec<(String, String)>,
     properties: Vec<String>,
     arguments: Vec<String>,
+    config: String,
     errors_expected: bool,
 }
 
@@ -28,6 +29,7 @@ impl RelayBuilder {
             variables: Vec::new(),
             properties: Vec::new(),
             arguments: vec!["run".into()],
+            config: String::new(),
             errors_expected: false,
         };
         relay
@@ -56,6 +58,18 @@ impl RelayBuilder {
         self
     }
 
+    /// Adds lines to the relay's configuration file.
+    pub fn config(mut self, lines: &str) -> Self {
+        self.config.push_str(lines);
+        self.config.push('\n');
+        self
+    }
+
+    /// Adds a `[[topic]]` section.
+    pub fn topic(self, name: &str, lines: &str) -> Self {
+        self.config(&format!("[[topic]]\nmatch = '{name}'\n{lines}"))
+    }
+
     /// Gives other arguments than `run`.
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(ToString::to_string).collect();
@@ -71,12 +85,17 @@ impl RelayBuilder {
     /// Starts the process; it need not be listening yet.
     pub async fn spawn(self) -> Relay {
         let start = move || {
+            let config = tempfile::NamedTempFile::new()?;
+            std::fs::write(config.path(), &self.config)?;
             let mut relay = BoundCommand::new(env!("CARGO_BIN_EXE_outbox-relay"), "KILL", None);
             // A configuration file that happens to lie in the working directory must not reach the test.
             let command = relay.command().args(&self.arguments).current_dir(std::env::temp_dir());
             command.envs(self.variables.iter().map(|(name, value)| (name, value)));
             if !self.properties.is_empty() {
                 command.env("OUTBOX_RELAY__KAFKA__PROPERTIES", self.properties.join(";"));
+            }
+            if !self.config.is_empty() {
+                command.arg("--config").arg(config.path());
             }
             command.stdout(Stdio::null()).stderr(Stdio::piped());
             let process = relay.spawn()?;
@@ -89,7 +108,13 @@ impl RelayBuilder {
                 }
             });
             let errors_expected = self.errors_expected;
-            Ok::<_, std::io::Error>(Relay { process, log, reader: Some(reader), errors_expected })
+            Ok::<_, std::io::Error>(Relay {
+                _config: config,
+                process,
+                log,
+                reader: Some(reader),
+                errors_expected,
+            })
         };
         super::blocking(start).await
     }
@@ -149,6 +174,7 @@ impl LogLine {
 /// test did not expect.
 #[derive(Debug)]
 pub struct Relay {
+    _config: tempfile::NamedTempFile,
     process: Process,
     log: Arc<Mutex<Vec<LogLine>>>,
     reader: Option<JoinHandle<()>>,

@@ -1,0 +1,111 @@
+//! Outages: nobody's fault, no attempt spent, nothing to repair afterwards; and one topic's own trouble is no outage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::lines::{assert_complete, write_many};
+use crate::support::{DEADLINE, Env, Relay, blocking, eventually};
+
+async fn circuit(relay: &Relay, open: bool) {
+    let wanted = f64::from(u8::from(open));
+    let is = async || relay.metrics().await.value("outbox_circuit_open", &[]) == wanted;
+    eventually(DEADLINE, if open { "the circuit opens" } else { "the circuit closes" }, is).await;
+}
+
+async fn nobody_was_charged(env: &Env) {
+    let sql = "select count(*) = 0 from outbox.dead_letter union all select count(*) = 0 from outbox.deferred where attempts > 0";
+    let innocent: Vec<bool> = sqlx::query_scalar(sql).fetch_all(env.admin()).await.expect("select");
+    assert_eq!(innocent, [true, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_outage_the_circuit_opens_and_nobody_is_charged() {
+    let env = Env::with_own_kafka().await;
+    let topic = env.create_topic("outage", 3, &[]).await;
+    let relay = env.relay().await.set("kafka.stall_after", "2s").expect_errors().start().await;
+    write_many(&env, &topic, 10, 0, 100).await;
+    env.expect_records(&topic, 100).await;
+
+    // Frozen brokers: connections stay, answers do not come.
+    let server = Arc::clone(&env.kafka().await.server);
+    assert!(server.freeze());
+    write_many(&env, &topic, 10, 10, 1000).await;
+    circuit(&relay, true).await;
+    let said = relay
+        .wait_for_log(
+            "kafka makes no progress, the circuit is open: nothing more is handed over and no row is charged",
+        )
+        .await;
+    assert!(said.field("because").is_some());
+    write_many(&env, &topic, 10, 110, 1000).await;
+    assert!(server.thaw());
+    circuit(&relay, false).await;
+    assert_complete(&env.expect_records(&topic, 2100).await, 10, 210);
+
+    // Brokers that are gone.
+    env.kill_kafka().await;
+    write_many(&env, &topic, 10, 210, 100).await;
+    circuit(&relay, true).await;
+    env.start_kafka_again().await;
+    circuit(&relay, false).await;
+    assert_complete(&env.expect_records(&topic, 2200).await, 10, 220);
+    nobody_was_charged(&env).await;
+    env.eventually_true("select waiting = 0 from outbox.backlog where topic is null").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loss_of_a_topics_only_replica_does_not_stop_the_others() {
+    let env = Env::with_own_kafka().await;
+    let kafka = env.kafka().await;
+    let second = kafka.join(2).await;
+    let third = kafka.join(3).await;
+    let (sick, well) = (env.topic("sick"), env.topic("well"));
+    let placed = async || {
+        kafka.create_topic_on(&sick, 2).await;
+        kafka.create_topic_on(&well, 3).await;
+    };
+    placed().await;
+    let relay = env.relay().await.set("kafka.stall_after", "2s").set("retry.base", "100ms").expect_errors();
+    let relay = relay.set("retry.max", "500ms").start().await;
+    for topic in [&sick, &well] {
+        write_many(&env, topic, 5, 0, 50).await;
+        env.expect_records(topic, 50).await;
+    }
+
+    blocking(move || {
+        second.kill();
+        Ok::<_, std::io::Error>(second)
+    })
+    .await;
+    write_many(&env, &sick, 5, 10, 500).await;
+    write_many(&env, &well, 5, 10, 500).await;
+    let lane = format!("select count(*) = 1 from outbox.open_lane where topic = '{sick}'");
+    env.eventually_true(&lane).await;
+    // Settlement goes on, with new rows of both.
+    write_many(&env, &sick, 5, 110, 500).await;
+    write_many(&env, &well, 5, 110, 500).await;
+    assert_complete(&env.expect_records(&well, 1050).await, 5, 210);
+    env.eventually_true(&format!(
+        "select count(*) filter (where state = 'published') = 1050 from outbox.status where topic = '{well}'"
+    ))
+    .await;
+    assert_eq!(
+        relay.metrics().await.value("outbox_circuit_open", &[]),
+        0.0,
+        "others are confirmed: no outage"
+    );
+    nobody_was_charged(&env).await;
+    drop(third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_told_from_brokers_that_are_away() {
+    let env = Env::new().await;
+    let topic = env.create_topic("login", 1, &[]).await;
+    write_many(&env, &topic, 1, 0, 1).await;
+    let relay = env.restricted_relay().await.property("sasl.password", "wrong").expect_errors().start().await;
+    let counted =
+        async |class: &str| relay.metrics().await.value("outbox_kafka_errors_total", &[("class", class)]);
+    let refused = async || counted("authentication").await > 0.0;
+    eventually(Duration::from_secs(30), "the refused login is counted as one", refused).await;
+}

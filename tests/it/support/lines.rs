@@ -1,0 +1,99 @@
+//! Rows of tests: a topic, a key and a version of it, written in order and found again in order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::Row;
+
+use super::env::Env;
+use super::kafka::Record;
+
+/// A row to write. Large ones are padded.
+pub struct Line<'a> {
+    pub topic: &'a str,
+    pub key: Option<String>,
+    pub version: i64,
+    pub bytes: usize,
+}
+
+impl<'a> Line<'a> {
+    pub fn new(topic: &'a str, key: impl Into<String>, version: i64) -> Self {
+        Line { topic, key: Some(key.into()), version, bytes: 0 }
+    }
+
+    /// Without a key.
+    pub fn keyless(topic: &'a str, version: i64) -> Self {
+        Line { topic, key: None, version, bytes: 0 }
+    }
+
+    /// With a payload of this size, which no compression makes small enough to matter.
+    pub fn of_bytes(self, bytes: usize) -> Self {
+        Line { bytes, ..self }
+    }
+
+    pub fn payload(&self) -> Vec<u8> {
+        let mut payload = format!("{:08}", self.version).into_bytes();
+        payload.resize(payload.len().max(self.bytes), b'x');
+        payload
+    }
+}
+
+/// Writes the rows in one transaction, in this order, and returns their ids.
+pub async fn write(env: &Env, lines: &[Line<'_>]) -> Vec<i64> {
+    let sql = "insert into outbox.message (topic, key, payload) \
+               select u.topic, u.key, u.payload \
+                 from unnest($1::text[], $2::bytea[], $3::bytea[]) with ordinality as u (topic, key, payload, place) \
+                order by u.place returning id";
+    let rows = sqlx::query(sql)
+        .bind(lines.iter().map(|line| line.topic).collect::<Vec<_>>())
+        .bind(lines.iter().map(|line| line.key.as_ref().map(String::as_bytes)).collect::<Vec<_>>())
+        .bind(lines.iter().map(Line::payload).collect::<Vec<_>>())
+        .fetch_all(env.app())
+        .await
+        .expect("insert");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Writes `rows` rows of `keys` keys, key by key in turns, versions from `from` on.
+pub async fn write_many(env: &Env, topic: &str, keys: i64, from: i64, rows: i64) {
+    let sql = "insert into outbox.message (topic, key, payload) \
+               select $1, convert_to('k' || (n % $2), 'UTF8'), convert_to(to_char($3 + n / $2, 'fm00000000') || repeat('x', 200), 'UTF8') \
+                 from generate_series(0, $4 - 1) n order by n";
+    let query = sqlx::query(sql).bind(topic).bind(keys).bind(from).bind(rows);
+    query.execute(env.app()).await.expect("insert");
+}
+
+/// The versions of each key, in the order of the topic.
+pub fn versions(records: &[Record]) -> HashMap<String, Vec<i64>> {
+    let mut keys: HashMap<String, Vec<i64>> = HashMap::new();
+    for record in records {
+        let key = String::from_utf8(record.key.clone().unwrap_or_default()).expect("text");
+        let version = std::str::from_utf8(&record.payload.as_ref().expect("no tombstones here")[..8]);
+        keys.entry(key).or_default().push(version.expect("digits").parse().expect("a number"));
+    }
+    keys
+}
+
+/// The versions of each key by first appearance: what a consumer sees that deduplicates.
+pub fn first_versions(records: &[Record]) -> BTreeMap<String, Vec<i64>> {
+    let mut keys = BTreeMap::new();
+    for (key, versions) in versions(records) {
+        let mut first: Vec<i64> = Vec::new();
+        for version in versions {
+            if !first.contains(&version) {
+                first.push(version);
+            }
+        }
+        keys.insert(key, first);
+    }
+    keys
+}
+
+/// Every key has the versions `0..versions`, in order, by first appearance.
+#[track_caller]
+pub fn assert_complete(records: &[Record], keys: i64, versions: i64) {
+    let found = first_versions(records);
+    assert_eq!(found.len() as i64, keys, "keys: {:?}", found.keys());
+    for (key, found) in found {
+        assert_eq!(found, (0..versions).collect::<Vec<_>>(), "{key}");
+    }
+}
