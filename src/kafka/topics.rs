@@ -10,6 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::{KafkaError, KafkaSettings, Producer, Refusal, classify};
+use crate::verdict::{Failure, TopicTrouble};
 
 /// How long the answer about a topic's limit may hold up its rows. Where the controller cannot be reached, librdkafka
 /// would wait for it to the end.
@@ -83,9 +84,10 @@ impl Topics {
             let Some(found) = metadata.topics().iter().find(|t| t.name() == &*name) else {
                 return Ok(Err(Code::UnknownTopicOrPartition));
             };
+            let leaderless = found.partitions().iter().any(|partition| partition.leader() < 0);
             Ok(match found.error().map(Code::from) {
+                None | Some(Code::LeaderNotAvailable) if leaderless => Err(Code::LeaderNotAvailable),
                 None if found.partitions().is_empty() => Err(Code::UnknownTopicOrPartition),
-                // The topic is there; who leads it is librdkafka's business.
                 None | Some(Code::LeaderNotAvailable) => Ok(found.partitions().len() as i32),
                 Some(code) => Err(code),
             })
@@ -96,6 +98,11 @@ impl Topics {
                 let (max_message_bytes, compacted) = self.configuration(&topic).await.unwrap_or_default();
                 TopicState::Ready(TopicSettings { partitions, max_message_bytes, compacted })
             }
+            Err(Code::LeaderNotAvailable) => TopicState::Sick(Refusal {
+                failure: Failure::Topic(TopicTrouble::Leaderless),
+                class: "topic",
+                text: "a partition of the topic has no leader".to_owned(),
+            }),
             Err(code) => TopicState::Sick(classify::refusal(code)),
         })
     }

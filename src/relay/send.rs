@@ -493,7 +493,12 @@ impl<'a> Sender<'a> {
                     put_off::say_sick(&topic, &refusal);
                 }
                 self.lane_for_sick(&topic);
+                if self.has_in_flight(&topic) {
+                    // Its rows would hold up its lane, and the others' settlements.
+                    self.give_up_main = true;
+                }
             }
+            Answer::Electing => {}
             Answer::Unanswered(error) => tracing::warn!(error = %error, "kafka did not answer, asking again"),
         }
         Ok(())

@@ -18,7 +18,7 @@ use crate::message::{OutboxRow, TopicFacts};
 use crate::metrics::{AttemptResult, DeadReason, DeferReason, Metrics, Outcome, TopicMetrics};
 use crate::policy::{Delivery, OnFailure, Policies, Policy};
 use crate::store::settle::{PARKED, Reason};
-use crate::verdict::Failure;
+use crate::verdict::{Failure, TopicTrouble};
 
 use super::batch::{Batch, DueBatch, Fate};
 use super::gates::Gates;
@@ -125,13 +125,21 @@ pub(super) struct KnownTopics {
     /// Where the last topic was found: neighbouring rows share theirs, and its name's allocation.
     last: usize,
     policies: Policies,
+    /// Nothing has been confirmed for a while: a topic without a leader may be why.
+    pub nothing_goes: bool,
     asks: JoinSet<(Arc<str>, Result<TopicState, KafkaError>)>,
 }
 
 /// What an answer changed.
 pub(super) enum Answer {
+    /// A partition has no leader at the moment.
+    Electing,
     Ready(TopicSettings),
-    Sick { topic: Arc<str>, refusal: Refusal, news: bool },
+    Sick {
+        topic: Arc<str>,
+        refusal: Refusal,
+        news: bool,
+    },
     Unanswered(KafkaError),
 }
 
@@ -144,6 +152,7 @@ impl KnownTopics {
             places: HashMap::new(),
             last: 0,
             policies,
+            nothing_goes: false,
             asks: JoinSet::new(),
         }
     }
@@ -279,6 +288,11 @@ impl KnownTopics {
         }
     }
 
+    /// More than one topic has been seen.
+    pub fn are_several(&self) -> bool {
+        self.known.len() > 1
+    }
+
     /// Topics with parked rows.
     pub fn with_parked(&self) -> Vec<Arc<str>> {
         self.known.iter().filter(|(_, topic)| topic.parked > 0).map(|(name, _)| Arc::clone(name)).collect()
@@ -353,6 +367,14 @@ impl KnownTopics {
                             standing => *standing = Standing::Ready(settings),
                         }
                         Answer::Ready(settings)
+                    }
+                    // An election takes a moment; librdkafka waits for it, unless nothing goes any more.
+                    Ok(TopicState::Sick(refusal))
+                        if refusal.failure == Failure::Topic(TopicTrouble::Leaderless)
+                            && !self.nothing_goes
+                            && matches!(self.get(&name).standing, Standing::Ready(_)) =>
+                    {
+                        Answer::Electing
                     }
                     Ok(TopicState::Sick(refusal)) => {
                         let news = self.sicken(&name, refusal.clone());

@@ -90,22 +90,57 @@ impl Sender<'_> {
     /// Ten times a second: is this an outage, or does one topic stall?
     pub(super) fn judge_progress(&mut self) {
         let now = Instant::now();
-        match self.circuit.judge(self.publisher.weather(), self.outstanding, now) {
+        let weather = self.publisher.weather();
+        let silent = now.duration_since(self.circuit.progress);
+        self.topics.nothing_goes = self.outstanding > 0 && silent >= self.term.stall_after / 2;
+        if self.topics.nothing_goes && weather.connected {
+            self.suspect_topics(silent);
+        }
+        if self.give_up_main {
+            return;
+        }
+        match self.circuit.judge(weather, self.outstanding, now) {
             Some(Change::Opened(because)) => tracing::error!(
                 because,
                 in_flight = self.outstanding,
                 "kafka makes no progress, the circuit is open: nothing more is handed over and no row is charged"
             ),
-            Some(Change::Closed(after)) => tracing::info!(
-                after = %humantime::format_duration(Duration::from_secs(after.as_secs())),
-                "kafka makes progress again, the circuit is closed"
-            ),
+            Some(Change::Closed(after)) => {
+                // What waited through the outage has not stalled by itself.
+                self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+                let after = humantime::format_duration(Duration::from_secs(after.as_secs()));
+                tracing::info!(%after, "kafka makes progress again, the circuit is closed");
+            }
             None => {}
         }
         self.due_waits |= self.circuit.is_open();
         if !self.circuit.is_open() && self.dead_since.is_none() && self.circuit.makes_progress(now) {
             self.cut_loose_stalled(now);
         }
+    }
+
+    /// Nothing is confirmed although brokers are there: it may be the fault of the topics that have something in flight.
+    /// Metadata knows of a partition without leader; and if only one of several topics has rows in flight, that one stalls.
+    fn suspect_topics(&mut self, silent: Duration) {
+        let in_flight = self.topics_in_flight();
+        for topic in &in_flight {
+            self.topics.ask(topic);
+        }
+        if silent >= self.term.stall_after && in_flight.len() == 1 && self.topics.are_several() {
+            self.cut_loose(&in_flight);
+        }
+    }
+
+    fn topics_in_flight(&self) -> BTreeSet<Arc<str>> {
+        let rows = self.window.iter().flat_map(|batch| batch.rows.iter().zip(&batch.fates));
+        let in_flight = rows.filter(|(_, fate)| matches!(fate, Fate::InFlight));
+        in_flight.map(|(row, _)| Arc::clone(&row.topic)).collect()
+    }
+
+    /// Whether rows of this topic are with the main producer.
+    pub(super) fn has_in_flight(&self, topic: &Arc<str>) -> bool {
+        let mut rows = self.window.iter().flat_map(|batch| batch.rows.iter().zip(&batch.fates));
+        rows.any(|(row, fate)| row.topic == *topic && matches!(fate, Fate::InFlight))
     }
 
     /// Topics whose rows have been in flight for longer than a stall takes, while others are confirmed: they get lanes, and
@@ -117,10 +152,11 @@ impl Sender<'_> {
         };
         let stalled = batch.rows.iter().zip(&batch.fates).filter(|(_, fate)| matches!(fate, Fate::InFlight));
         let stalled: BTreeSet<Arc<str>> = stalled.map(|(row, _)| Arc::clone(&row.topic)).collect();
-        if stalled.is_empty() {
-            return;
-        }
-        for topic in &stalled {
+        self.cut_loose(&stalled);
+    }
+
+    fn cut_loose(&mut self, stalled: &BTreeSet<Arc<str>>) {
+        for topic in stalled {
             let refusal = Refusal {
                 failure: Failure::Topic(TopicTrouble::Stalled),
                 class: "topic",
@@ -128,7 +164,7 @@ impl Sender<'_> {
             };
             self.sicken(topic, &refusal);
         }
-        self.give_up_main = true;
+        self.give_up_main |= !stalled.is_empty();
     }
 }
 
