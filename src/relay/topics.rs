@@ -46,6 +46,8 @@ pub(super) struct Topic {
     /// Delivery times of confirmed rows, flushed with each batch.
     pub delivery: LocalHistogram,
     answered_at: Option<Instant>,
+    /// The same, if a broker has answered.
+    told_at: Option<Instant>,
     asking: bool,
     /// It refused our smallest batches, although nobody told us its limit.
     pub narrow: bool,
@@ -176,6 +178,7 @@ impl KnownTopics {
             delivery: metrics.local_delivery_seconds(),
             metrics,
             answered_at: None,
+            told_at: None,
             asking: false,
             narrow: false,
             gates: Gates::default(),
@@ -288,6 +291,11 @@ impl KnownTopics {
         }
     }
 
+    /// Metadata has told something about the topic since then.
+    pub fn answered_since(&mut self, name: &Arc<str>, since: Instant) -> bool {
+        self.get(name).told_at.is_some_and(|at| at > since)
+    }
+
     /// More than one topic has been seen.
     pub fn are_several(&self) -> bool {
         self.known.len() > 1
@@ -358,6 +366,9 @@ impl KnownTopics {
                 let topic = self.get(&name);
                 topic.asking = false;
                 topic.answered_at = Some(Instant::now());
+                if answer.is_ok() {
+                    topic.told_at = topic.answered_at;
+                }
                 match answer {
                     Ok(TopicState::Ready(settings)) => {
                         topic.gates.resize(settings.partitions);

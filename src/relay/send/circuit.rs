@@ -126,7 +126,10 @@ impl Sender<'_> {
         for topic in &in_flight {
             self.topics.ask(topic);
         }
-        if silent >= self.term.stall_after && in_flight.len() == 1 && self.topics.are_several() {
+        // Brokers that do not even tell their metadata have an outage.
+        let since = self.circuit.progress;
+        let answers = in_flight.iter().all(|topic| self.topics.answered_since(topic, since));
+        if silent >= self.term.stall_after && answers && in_flight.len() == 1 && self.topics.are_several() {
             self.cut_loose(&in_flight);
         }
     }

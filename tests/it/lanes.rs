@@ -1,0 +1,200 @@
+//! Lanes: a topic that cannot go, may not go or goes at its own pace is read on its own, in order, and the others do not notice.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+use crate::support::lines::{Line, assert_complete, first_versions, write, write_many};
+use crate::support::{DEADLINE, Env, Relay, RelayBuilder, eventually, random};
+
+/// How many times larger the tests are that `make scale` runs.
+fn scale() -> i64 {
+    std::env::var("OUTBOX_RELAY_TEST_SCALE").map_or(1, |text| text.parse().expect("a scale is a number"))
+}
+
+const LONG: Duration = Duration::from_secs(90);
+
+async fn impatient(env: &Env) -> RelayBuilder {
+    env.relay()
+        .await
+        .set("retry.base", "50ms")
+        .set("retry.max", "500ms")
+        .set("lease.ttl", "1s")
+        .expect_errors()
+}
+
+async fn laned(env: &Env, topic: &str, cause: &str) {
+    env.eventually_true(&format!(
+        "select count(*) = 1 from outbox.open_lane where topic = '{topic}' and cause = '{cause}'"
+    ))
+    .await;
+}
+
+/// Main has everything back, and nothing waits.
+async fn all_settled(env: &Env) {
+    let sql = "select waiting = 0 and not exists (select from outbox.deferred) and not exists (select from outbox.open_lane) \
+                 from outbox.backlog where topic is null";
+    eventually(LONG, "all is settled and no lane is open", async || {
+        let answer = sqlx::query_scalar::<_, Option<bool>>(sql).fetch_one(env.admin()).await;
+        answer.ok().flatten() == Some(true)
+    })
+    .await;
+}
+
+async fn value(relay: &Relay, name: &str, labels: &[(&str, &str)]) -> f64 {
+    relay.metrics().await.get(name, labels).unwrap_or(0.0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_skipped_and_read_in_order_once_it_is_there() {
+    let rows = 20_000 * scale();
+    let env = Env::new().await;
+    let well = env.create_topic("well", 3, &[]).await;
+    let missing = env.topic("missing");
+    let relay =
+        impatient(&env).await.set("relay.window_rows", 2000).set("relay.page_rows", 500).start().await;
+    write_many(&env, &missing, 50, 0, 50).await;
+    laned(&env, &missing, "missing").await;
+    assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &missing), ("cause", "missing")]).await, 1.0);
+    write_many(&env, &missing, 50, 1, rows - 50).await;
+    write_many(&env, &well, 50, 0, rows).await;
+    env.expect_records_within(&well, rows as usize, LONG).await;
+    let copies: i64 = sqlx::query_scalar("select count(*) from outbox.deferred")
+        .fetch_one(env.admin())
+        .await
+        .expect("count");
+    assert!(copies <= 2000, "{copies} copies: main has passed the others over");
+    eventually(DEADLINE, "what is skipped is counted", async || {
+        value(&relay, "outbox_backlog_messages", &[("state", "laned")]).await >= (rows - 2000) as f64
+    })
+    .await;
+
+    env.create_topic("missing", 3, &[]).await;
+    let records = env.expect_records_within(&missing, rows as usize, LONG).await;
+    assert_complete(&records, 50, rows / 50);
+    assert_complete(&env.read_topic(&well).await, 50, rows / 50);
+    all_settled(&env).await;
+    assert_eq!(env.read_topic(&missing).await.len() as i64, rows, "no record twice");
+    assert_eq!(value(&relay, "outbox_backlog_messages", &[("state", "laned")]).await, 0.0);
+    assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &missing)]).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_is_kept_over_takeovers_and_finds_rows_that_committed_late() {
+    let env = Env::new().await;
+    let well = env.create_topic("well", 1, &[]).await;
+    let missing = env.topic("missing");
+    let first = impatient(&env).await.start().await;
+    write_many(&env, &missing, 10, 0, 100).await;
+    laned(&env, &missing, "missing").await;
+    // Writers that take turns, and one whose transaction began before everything that follows.
+    let mut late = env.app().begin().await.expect("begin");
+    let sql = "insert into outbox.message (topic, key, payload) \
+               select $1, convert_to('late' || n % 5, 'UTF8'), convert_to(to_char(n / 5, 'fm00000000'), 'UTF8') from generate_series(0, 299) n";
+    sqlx::query(sql).bind(&missing).execute(&mut *late).await.expect("insert");
+    write_many(&env, &missing, 10, 10, 1000).await;
+    write_many(&env, &well, 10, 0, 100).await;
+    env.expect_records(&well, 100).await;
+    first.kill().await;
+
+    let second = impatient(&env).await.start().await;
+    second.wait_for_log("leading").await;
+    write_many(&env, &well, 10, 10, 100).await;
+    assert_complete(&env.expect_records(&well, 200).await, 10, 20);
+    late.commit().await.expect("commit");
+    write_many(&env, &missing, 10, 110, 100).await;
+    second.kill().await;
+
+    let third = impatient(&env).await.start().await;
+    third.wait_for_log("leading").await;
+    env.create_topic("missing", 1, &[]).await;
+    let records = env.expect_records_within(&missing, 1500, LONG).await;
+    all_settled(&env).await;
+    let found = first_versions(&records);
+    for key in 0..10 {
+        assert_eq!(found[&format!("k{key}")], (0..120).collect::<Vec<_>>());
+    }
+    for key in 0..5 {
+        assert_eq!(found[&format!("late{key}")], (0..60).collect::<Vec<_>>(), "committed late");
+    }
+    assert_eq!(env.read_topic(&missing).await.len(), 1500, "no record twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_come_and_go_under_kills_lose_nothing_and_keep_order() {
+    const ROUNDS: i64 = 4;
+    let mut random = random();
+    let env = Env::new().await;
+    let well = env.create_topic("well", 3, &[]).await;
+    let sick = env.topic("sick");
+    let small =
+        async || impatient(&env).await.set("relay.window_rows", 200).set("relay.page_rows", 50).start().await;
+    let mut leader = small().await;
+    leader.wait_for_log("leading").await;
+    let mut there = false;
+    for round in 0..ROUNDS {
+        write_many(&env, &sick, 7, round * 100, 700).await;
+        write_many(&env, &well, 7, round * 100, 700).await;
+        if random.random_bool(0.5) && !there {
+            env.create_topic("sick", 3, &[]).await;
+            there = true;
+        }
+        // The rows of the other topic are the clock: how far the lane is has nothing to do with it.
+        env.expect_records(&well, (round * 700 + random.random_range(1..700)) as usize).await;
+        let next = small().await;
+        leader.kill().await;
+        next.wait_for_log("leading").await;
+        leader = next;
+    }
+    if !there {
+        env.create_topic("sick", 3, &[]).await;
+    }
+    all_settled(&env).await;
+    assert_complete(&env.read_topic(&sick).await, 7, ROUNDS * 100);
+    assert_complete(&env.read_topic(&well).await, 7, ROUNDS * 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_with_a_rate_goes_at_its_pace_and_the_others_at_theirs() {
+    let env = Env::new().await;
+    let (slow, well) = (env.create_topic("slow", 1, &[]).await, env.create_topic("well", 1, &[]).await);
+    let relay = impatient(&env).await.topic(&slow, "rate = 100").start().await;
+    write(&env, &[Line::new(&slow, "k0", 0)]).await;
+    laned(&env, &slow, "paced").await;
+    write_many(&env, &slow, 1, 1, 400).await;
+    write_many(&env, &well, 10, 0, 2000).await;
+    env.expect_records(&well, 2000).await;
+    let slow_ones =
+        value(&relay, "outbox_messages_total", &[("topic", &slow), ("outcome", "delivered")]).await;
+    assert!(slow_ones < 401.0, "a second's worth is a hundred, {slow_ones} went");
+    assert_complete(&env.expect_records_within(&slow, 401, LONG).await, 1, 401);
+    // It stays a lane: the rate stays, too.
+    laned(&env, &slow, "paced").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_under_load_gets_a_lane_and_goes_on_when_it_is_back() {
+    let env = Env::new().await;
+    let (topic, well) = (env.create_topic("gone", 2, &[]).await, env.create_topic("well", 2, &[]).await);
+    let _relay = impatient(&env).await.start().await;
+    write_many(&env, &topic, 5, 0, 500).await;
+    env.expect_records(&topic, 500).await;
+    env.delete_topic(&topic).await;
+    write_many(&env, &topic, 5, 100, 2000).await;
+    write_many(&env, &well, 5, 0, 2000).await;
+    laned(&env, &topic, "missing").await;
+    assert_complete(&env.expect_records(&well, 2000).await, 5, 400);
+    env.create_topic("gone", 2, &[]).await;
+    eventually(LONG, "all versions are there", async || {
+        let found = first_versions(&env.read_topic(&topic).await);
+        found.len() == 5 && found.values().all(|versions| versions.last() == Some(&499))
+    })
+    .await;
+    for (key, found) in first_versions(&env.read_topic(&topic).await) {
+        assert!(found.is_sorted(), "{key}: {found:?}");
+        // What was confirmed before the topic vanished is gone with it.
+        assert_eq!(found, (found[0]..500).collect::<Vec<_>>(), "{key}");
+        assert!(found[0] <= 100, "{key}: nothing that was unconfirmed is missing");
+    }
+    all_settled(&env).await;
+}
