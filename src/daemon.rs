@@ -269,7 +269,7 @@ impl Daemon {
         let publisher = &mut self.publisher;
         let relay = async {
             publisher.begin_term()?;
-            let inheritance = inherit(&term.server).await?;
+            let inheritance = inherit(&term).await?;
             tracing::info!(epoch = term.epoch, high = inheritance.resume.position.high, "leading");
             relay::run(term, publisher, topics, inheritance).await
         };
@@ -388,14 +388,17 @@ fn kafka_settings(config: &Config) -> KafkaSettings {
 }
 
 /// What the new leader finds.
-async fn inherit(server: &Server) -> Result<Inheritance, TermEnd> {
-    let mut session = server.connect("inherit").await?;
+async fn inherit(term: &Term) -> Result<Inheritance, TermEnd> {
+    let mut session = term.server.connect("inherit").await?;
     let inheritance = Inheritance {
         resume: lease::read_position(&mut session).await?,
         deferred: deferred::counts(&mut session).await?,
         waiting: deferred::waiting_keys(&mut session).await?,
         topics: deferred::topic_counts(&mut session).await?,
         lanes: lease::read_open_lanes(&mut session).await?,
+        // Twice as long as a try takes, and some.
+        lost: lease::read_lost(&mut session, term.epoch, 2 * term.stall_after + Duration::from_secs(30))
+            .await?,
     };
     session.close().await;
     Ok(inheritance)

@@ -93,6 +93,8 @@ pub struct Inheritance {
     pub topics: Vec<TopicCounts>,
     /// Topics that are read on their own.
     pub lanes: Vec<OpenLane>,
+    /// At-most-once rows, by topic and id, that nobody will hear of any more.
+    pub lost: Vec<(String, i64)>,
 }
 
 /// Why a term ended.

@@ -194,3 +194,17 @@ fn resume(row: &PgRow) -> Result<Resume, sqlx::Error> {
         as_of: row.try_get("as_of")?,
     })
 }
+
+/// Reads the at-most-once rows that the lease before `epoch` left on their way: topic and id. They are lost.
+pub async fn read_lost(
+    session: &mut Session,
+    epoch: i64,
+    within: std::time::Duration,
+) -> Result<Vec<(String, i64)>, StoreError> {
+    const WHAT: &str = "read what was on its way once";
+    let query = sqlx::query(include_str!("sql/once_lost.sql")).bind(epoch).bind(within.as_secs_f64());
+    let rows = session.within(WHAT, async |c| query.fetch_all(c).await).await?;
+    let read = |row: &PgRow| -> Result<(String, i64), sqlx::Error> { Ok((row.try_get(0)?, row.try_get(1)?)) };
+    let lost: Result<Vec<(String, i64)>, sqlx::Error> = rows.iter().map(read).collect();
+    lost.map_err(|e| StoreError::from_sqlx(WHAT, e))
+}

@@ -35,6 +35,7 @@ impl Sender<'_> {
             let topic = self.topics.get(&counts.topic);
             (topic.waiting, topic.parked) = (counts.waiting, counts.parked);
         }
+        self.count_lost(&inheritance.lost);
         for open in &inheritance.lanes {
             let name: Arc<str> = open.topic.as_str().into();
             let mut lane = Lane::new(Arc::clone(&name), Cause::named(&open.cause), State::Standing);
@@ -373,6 +374,8 @@ impl Sender<'_> {
                 self.window[at].set(index, Fate::Expired);
             } else if ahead_us > 0 {
                 self.put_off(at, index, Reason::Scheduled, Some(ahead_us / 1000), None, false);
+            } else if self.keys.blocks(&row.topic, row.key.as_deref()) {
+                self.put_off(at, index, Reason::Behind, None, None, false);
             } else {
                 self.window[at].set(index, Fate::Dropped);
             }

@@ -60,6 +60,24 @@ impl Once {
 }
 
 impl Sender<'_> {
+    /// What the lease before this one had on its way is lost; by naming it again nobody counts it twice.
+    pub(super) fn count_lost(&mut self, lost: &[(String, i64)]) {
+        if lost.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            lost = lost.len(),
+            "rows of at-most-once topics were on their way when the last leader ended"
+        );
+        let mut decided = Decided::default();
+        for (topic, id) in lost {
+            let topic: std::sync::Arc<str> = topic.as_str().into();
+            self.topics.get(&topic).metrics.messages(Outcome::Dropped, 1);
+            decided.outcome.dropped.push(*id);
+        }
+        self.extra.push_back(decided);
+    }
+
     /// A quarter of the window may be on the third route.
     pub(super) fn once_has_room(&self) -> bool {
         self.once.rows < (self.term.config.window_rows / 4).max(1) && self.has_room()
