@@ -82,6 +82,10 @@ begin
             ('outbox_relay', 'select on sequence outbox.message_id_seq'),
             ('outbox_relay', 'select, insert on outbox.ledger, outbox.attempt'),
             ('outbox_relay', 'select, insert, update on outbox.dead_letter'),
+            -- Reports on requests and nothing else: what was asked stays as it was asked.
+            ('outbox_relay', 'select, update (state, done, last_id, error, begun_at, ended_at) on outbox.request'),
+            ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
+            ('outbox_reader', 'select on outbox.request'),
             ('outbox_relay', 'select, insert, update, delete on outbox.deferred, outbox.incarnation'),
             ('outbox_relay', 'select, update on outbox.lease, outbox.beat'),
             ('outbox_relay', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane'),
@@ -96,11 +100,15 @@ begin
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
                 when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy') then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)
         from pg_proc
         where pronamespace = 'outbox'::regnamespace
+        union all
+        -- A check constraint is looked at by whoever writes the row, the relay's reports included.
+        select 'outbox_admin', 'execute on function outbox.is_askable(text, text, jsonb, jsonb, int)'
         union all
         select who, 'execute on function outbox.receipt(bytea, int8multirange, bigint)'
         from unnest('{outbox_reader,outbox_admin}'::text[]) as who

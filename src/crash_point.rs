@@ -16,9 +16,19 @@ pub const AFTER_SETTLEMENT: &str = "after_settlement";
 /// A page out of a large set of late rows has been read.
 pub const INSIDE_LATE_PAGING: &str = "inside_late_paging";
 
-/// All of them, in the order of a batch's way.
-pub const ALL: [&str; 6] =
-    [AFTER_READ, INSIDE_LATE_PAGING, AFTER_SEND, AFTER_CONFIRM, INSIDE_SETTLEMENT, AFTER_SETTLEMENT];
+/// A page of dead letters has entered again, nothing was reported on it.
+pub const AFTER_REQUEUE: &str = "after_requeue";
+
+/// All of them; first those of a batch's way, in its order.
+pub const ALL: [&str; 7] = [
+    AFTER_READ,
+    INSIDE_LATE_PAGING,
+    AFTER_SEND,
+    AFTER_CONFIRM,
+    INSIDE_SETTLEMENT,
+    AFTER_SETTLEMENT,
+    AFTER_REQUEUE,
+];
 
 /// The process has got to this place.
 #[inline]

@@ -20,9 +20,10 @@ use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::{self, Claim, Trust, Watch};
 use crate::message::HeaderNames;
 use crate::metrics::{Dependency, KafkaErrorClass, Metrics, Operation};
+use crate::relay::requests::Controls;
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
-use crate::store::{Server, Session, StoreError, deferred};
+use crate::store::{Server, Session, StoreError, deferred, request};
 use crate::telemetry::chain;
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
@@ -396,6 +397,7 @@ async fn inherit(term: &Term) -> Result<Inheritance, TermEnd> {
         waiting: deferred::waiting_keys(&mut session).await?,
         topics: deferred::topic_counts(&mut session).await?,
         lanes: lease::read_open_lanes(&mut session).await?,
+        controls: Controls::of(&request::open(&mut session).await?, &term.policies),
         // Twice as long as a try takes, and some.
         lost: lease::read_lost(&mut session, term.epoch, 2 * term.stall_after + Duration::from_secs(30))
             .await?,

@@ -137,11 +137,43 @@ pub struct Change {
     pub age: Option<Duration>,
     pub base: Option<Duration>,
     pub max: Option<Duration>,
-    pub rate: Option<u32>,
+    /// `Some(None)` takes a limit away.
+    pub rate: Option<Option<u32>>,
     pub dead_per_minute: Option<u32>,
     pub dead_letter_topic: Option<String>,
     pub owner: Option<String>,
     pub tier: Option<Tier>,
+}
+
+impl Change {
+    /// Reads a change as a request spells it: the keys of a `[[topic]]` section, without `match`. The error is a sentence.
+    pub fn from_json(value: &serde_json::Value) -> Result<Change, String> {
+        let Some(fields) = value.as_object() else { return Err("the policy is no JSON object".to_owned()) };
+        let mut change = Change::default();
+        for (name, value) in fields {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let wrong = |reason: String| format!("{name} = {text} {reason}");
+            let count = || text.parse::<u32>().map_err(|_| wrong("is not a whole number".to_owned()));
+            let duration = || {
+                let reason = "is not a duration: write a number and a unit, such as 5ms, 20s or 1h";
+                humantime::parse_duration(&text).map_err(|_| wrong(reason.to_owned()))
+            };
+            match name.as_str() {
+                "on_failure" => change.on_failure = Some(text.parse().map_err(wrong)?),
+                "on_expiry" => change.on_expiry = Some(text.parse().map_err(wrong)?),
+                "attempts" => change.attempts = Some(count()?),
+                "age" => change.age = Some(duration()?),
+                "base" => change.base = Some(duration()?),
+                "max" => change.max = Some(duration()?),
+                "rate" => change.rate = Some(if value.is_null() { None } else { Some(count()?.max(1)) }),
+                "dead_per_minute" => change.dead_per_minute = Some(count()?),
+                // Rows that are on their way would be settled in two ways.
+                "delivery" => return Err("delivery can only be changed in the configuration".to_owned()),
+                _ => return Err(format!("{name} is not a key of a policy that can be changed at run time")),
+            }
+        }
+        Ok(change)
+    }
 }
 
 impl Policy {
@@ -161,7 +193,7 @@ impl Policy {
         put(&mut self.backoff.max, &change.max);
         put(&mut self.dead_per_minute, &change.dead_per_minute);
         put(&mut self.tier, &change.tier);
-        self.rate = change.rate.or(self.rate);
+        put(&mut self.rate, &change.rate);
         self.owner = change.owner.clone().or(self.owner);
         self.dead_letter_topic =
             change.dead_letter_topic.as_deref().map(Arc::from).or(self.dead_letter_topic);
@@ -286,7 +318,10 @@ mod tests {
             Policy::default(),
             vec![
                 rule("*", Change { attempts: Some(3), owner: Some("platform".into()), ..Change::default() }),
-                rule("audit.*", Change { owner: Some("audit".into()), rate: Some(5), ..Change::default() }),
+                rule(
+                    "audit.*",
+                    Change { owner: Some("audit".into()), rate: Some(Some(5)), ..Change::default() },
+                ),
             ],
         );
         let policy = policies.of("audit.login");
@@ -300,6 +335,21 @@ mod tests {
         let more = policies.and("orders".parse().expect("a pattern"), change);
         assert!(more.mention_at_most_once());
         assert_eq!(more.of("orders").delivery, Delivery::AtMostOnce);
+    }
+
+    #[test]
+    fn a_change_is_read_as_a_request_spells_it() {
+        let read = |text: &str| Change::from_json(&serde_json::from_str(text).expect("JSON"));
+        let change =
+            read(r#"{"attempts": 3, "max": "2s", "on_failure": "skip", "rate": null}"#).expect("a change");
+        assert_eq!((change.attempts, change.max), (Some(3), Some(Duration::from_secs(2))));
+        assert_eq!((change.on_failure, change.rate), (Some(OnFailure::Skip), Some(None)));
+        assert_eq!(
+            read(r#"{"age": 5}"#),
+            Err("age = 5 is not a duration: write a number and a unit, such as 5ms, 20s or 1h".to_owned())
+        );
+        assert!(read(r#"{"delivery": "at_most_once"}"#).is_err());
+        assert!(read(r#"{"atempts": 1}"#).is_err() && read("[]").is_err());
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub enum Route {
     Alone,
     /// Settled before, tried once, never again.
     Once,
+    /// A copy of a dead letter: as `Alone`, and nobody's order.
+    Copy,
 }
 
 /// What a row has been through, the failure that is being judged included if it is the row's own.
@@ -136,10 +138,14 @@ pub fn decide(failure: Failure, route: Route, history: History, limits: Limits) 
     match (failure, route) {
         (_, Route::Once) => Verdict::Drop,
         (Failure::Refused | Failure::TooLarge, Route::Main) => Verdict::Suspect,
-        (Failure::Refused | Failure::TooLarge, Route::Alone) => own_fault(failure, history, limits),
+        (Failure::Refused | Failure::TooLarge, Route::Alone | Route::Copy) => {
+            own_fault(failure, history, limits)
+        }
         (Failure::Topic(trouble), _) => Verdict::Park(trouble),
         (Failure::NotWritten | Failure::Unknown, Route::Main) => Verdict::SendAgain,
-        (Failure::NotWritten | Failure::Unknown, Route::Alone) => Verdict::PutOff { spent: false },
+        (Failure::NotWritten | Failure::Unknown, Route::Alone | Route::Copy) => {
+            Verdict::PutOff { spent: false }
+        }
     }
 }
 

@@ -62,7 +62,7 @@ impl Section<'_, '_> {
             age: self.duration("age", Duration::from_secs(1)..=365 * DAY),
             base: self.duration("base", Duration::from_millis(1)..=DAY),
             max: self.duration("max", Duration::from_millis(1)..=DAY),
-            rate: self.count("rate", 1..=10_000_000),
+            rate: self.count("rate", 1..=10_000_000).map(Some),
             dead_per_minute: self.count("dead_per_minute", 0..=100_000_000),
             dead_letter_topic: self.value("dead_letter_topic", topic_name),
             owner: self.value("owner", |text| Ok(text.to_owned())),

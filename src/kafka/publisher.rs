@@ -144,7 +144,7 @@ impl Publisher {
         let headers = headers(row, stamp, &mut self.scratch)?;
         let producer = match route {
             Route::Main => self.main.as_ref(),
-            Route::Alone => self.second.as_ref(),
+            Route::Alone | Route::Copy => self.second.as_ref(),
             Route::Once => {
                 if self.third.is_none() {
                     let generation = self.next_generation();

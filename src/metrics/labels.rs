@@ -199,6 +199,8 @@ label! {
         Lease = "lease",
         /// Reading deferred rows that are due.
         Deferred = "deferred",
+        /// Reading requests and reporting on them.
+        Requests = "requests",
         /// Sampling gauges.
         Sample = "sample",
     }

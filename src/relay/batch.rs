@@ -246,7 +246,8 @@ impl Tag {
             route: match bits >> ROUTE_SHIFT {
                 0 => Route::Main,
                 1 => Route::Alone,
-                _ => Route::Once,
+                2 => Route::Once,
+                _ => Route::Copy,
             },
             no: (bits & ((1 << ROUTE_SHIFT) - 1)) >> INDEX_BITS,
             index: (bits & ((1 << INDEX_BITS) - 1)) as usize,

@@ -75,7 +75,7 @@ impl Cause {
 
     /// While the lane opens, rows of the topic that main has read already go as if there were none.
     pub fn lets_main_finish(self) -> bool {
-        matches!(self, Cause::Paced | Cause::Flooding | Cause::DeferredShare | Cause::Paused)
+        matches!(self, Cause::Flooding | Cause::DeferredShare | Cause::Paused)
     }
 }
 

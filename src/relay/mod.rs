@@ -12,6 +12,7 @@
 //! - [`send`] hands rows to Kafka in order, takes the reports in, and decides each row's fate. It alone knows which
 //!   keys are blocked and which topics are sick, and it bounds the **window**: everything handed over and not settled.
 //! - [`settle`] writes decided batches to the ledger, in order, several at once, each settlement in one statement.
+//! - [`requests`] carries out what operators ask for: dead letters enter again, topics stand or go at another pace.
 //! - [`retry`] fetches deferred rows that are due; they go through the same sender and the same settlements.
 //!
 //! Each loop owns its connection and its state; they share nothing but bounded channels. No transaction is open while
@@ -27,6 +28,7 @@ mod lanes;
 mod pace;
 pub mod read;
 mod remarks;
+pub mod requests;
 pub mod retry;
 pub mod send;
 pub mod settle;
@@ -50,6 +52,8 @@ use crate::store::deferred::{DeferredCounts, DueRow, TopicCounts};
 use crate::store::lease::{OpenLane, Resume};
 use crate::store::settle::Outcome;
 use crate::store::{Server, StoreError};
+
+use self::requests::Controls;
 
 /// What all loops of a term know.
 #[derive(Clone)]
@@ -95,6 +99,8 @@ pub struct Inheritance {
     pub lanes: Vec<OpenLane>,
     /// At-most-once rows, by topic and id, that nobody will hear of any more.
     pub lost: Vec<(String, i64)>,
+    /// What operators have asked for and is in effect.
+    pub controls: Controls,
 }
 
 /// Why a term ended.
@@ -122,6 +128,8 @@ enum Beside {
     Due { rows: Vec<DueRow>, settled: oneshot::Sender<usize> },
     /// Rows that are to become deferred rows.
     Entrance(Entrance),
+    /// Copies of dead letters, as rows of the topics that get them.
+    Copies { rows: Vec<OutboxRow>, settled: oneshot::Sender<usize> },
 }
 
 /// Rows that enter the ordered pipeline from somewhere else than a poll. From the settlement on they are deferred rows
@@ -244,18 +252,29 @@ pub async fn run(
         scheduled: found.scheduled.max(0) as u64,
     });
     let settling = Arc::default();
-    // Nobody enters yet.
-    drop(entrances);
 
+    let asks = requests::Ends {
+        entrances,
+        beside: beside.clone(),
+        decided: decided.clone(),
+        controls: watch::Sender::new(inheritance.controls.clone()),
+        deferred: deferred_seen.clone(),
+    };
     let sender = send::Sender::new(term.clone(), publisher, topics, &inheritance, orders, deferred);
     let Inheritance { resume, lanes, .. } = inheritance;
     let position = resume.position.clone();
     let reader = read::Ends { pages, lane_pages, orders: orders_in, deferred: deferred_seen.clone() };
-    let inputs =
-        send::Inputs { pages: pages_in, lane_pages: lane_pages_in, beside: beside_in, settled: settled_in };
+    let inputs = send::Inputs {
+        pages: pages_in,
+        lane_pages: lane_pages_in,
+        beside: beside_in,
+        settled: settled_in,
+        controls: asks.controls.subscribe(),
+    };
     tokio::try_join!(
         read::read(term.clone(), resume, lanes, reader),
         retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling)),
+        requests::requests(term.clone(), asks),
         sender.run(inputs, decided),
         settle::settle(term, position, decided_in, settled, settling),
     )

@@ -11,6 +11,7 @@
 //! producer's first, so a second one in flight could pass it.
 
 mod circuit;
+mod copies;
 mod due;
 mod lanes;
 mod once;
@@ -24,12 +25,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 
 use self::circuit::Circuit;
+use self::copies::Copies;
 use self::once::Once;
 use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
-use super::lanes::{Lane, LanePage, MainPage, Order};
+use super::lanes::{Cause, Lane, LanePage, MainPage, Order};
 use super::pace::Rates;
 use super::remarks::Remarks;
+use super::requests::Controls;
 use super::topics::{Answer, KnownTopics, Standing, facts};
 use super::{Beside, Decided, DeferredRows, Entrance, Inheritance, Origin, Settled, Term, TermEnd};
 use crate::crash_point;
@@ -80,6 +83,7 @@ pub(super) struct Sender<'a> {
     /// Rows that main has skipped and no lane has read, as far as is known.
     laned: i64,
     once: Once,
+    copies: Option<Copies>,
     circuit: Circuit,
     rates: Rates,
     /// The next row's topic is being asked about, on either route.
@@ -113,6 +117,7 @@ pub(super) struct Inputs {
     pub lane_pages: mpsc::Receiver<LanePage>,
     pub beside: mpsc::Receiver<Beside>,
     pub settled: mpsc::Receiver<Settled>,
+    pub controls: watch::Receiver<Controls>,
 }
 
 impl<'a> Sender<'a> {
@@ -148,6 +153,7 @@ impl<'a> Sender<'a> {
             orders,
             laned: 0,
             once: Once::default(),
+            copies: None,
             main_waits: false,
             due_waits: false,
             awaits_report: false,
@@ -158,6 +164,7 @@ impl<'a> Sender<'a> {
             reports: Vec::new(),
             remarks: Remarks::default(),
         };
+        sender.take_controls(&inheritance.controls);
         sender.inherit(inheritance);
         sender
     }
@@ -192,12 +199,17 @@ impl<'a> Sender<'a> {
                     Err(_) => return Ok(()),
                 },
                 () = inbox.arrived() => {}
+                Ok(()) = from.controls.changed() => {
+                    let controls = from.controls.borrow_and_update().clone();
+                    self.take_controls(&controls);
+                }
                 answer = self.topics.answered() => self.take_answer(answer)?,
                 // Before main's: main may have the topic back in the page after this one.
                 Some(page) = from.lane_pages.recv() => self.take_lane_page(page),
                 next = from.beside.recv(), if due_open && self.due.is_none() => match next {
                     Some(Beside::Due { rows, settled }) => self.take_due(DueBatch::new(rows, settled)),
                     Some(Beside::Entrance(entrance)) => self.let_in(entrance),
+                    Some(Beside::Copies { rows, settled }) => self.take_copies(rows, settled),
                     None => due_open = false,
                 },
                 () = tokio::task::yield_now(), if self.may_hand_over() => {}
@@ -221,7 +233,18 @@ impl<'a> Sender<'a> {
 
     /// Nothing is on its way. A lane's last page may still be with the reader, which ends first.
     fn is_idle(&self) -> bool {
-        self.window.is_empty() && self.due.is_none() && self.extra.is_empty() && self.once.is_empty()
+        self.window.is_empty()
+            && self.due.is_none()
+            && self.extra.is_empty()
+            && self.once.is_empty()
+            && self.copies.is_none()
+    }
+
+    /// Operators have asked for something else.
+    fn take_controls(&mut self, controls: &Controls) {
+        self.rates.set_all(controls.rate.unwrap_or(self.term.config.rate));
+        self.topics.take_controls(controls);
+        self.stop_waiting();
     }
 
     fn take_page(&mut self, MainPage { page, opened }: MainPage) {
@@ -409,9 +432,14 @@ impl<'a> Sender<'a> {
                 return Offer::NotNow;
             }
         };
-        if topic.policy.delivery == Delivery::AtMostOnce {
-            // Read by main before its lane opened: it comes back through the lane's own way.
-            self.open_lane(at, index);
+        // Read by main before its lane has opened: it comes back through the lane's own way.
+        let apart = match &topic.policy {
+            policy if policy.delivery == Delivery::AtMostOnce => Some(Cause::AtMostOnce),
+            policy if lane.is_none() && policy.rate.is_some() => Some(Cause::Paced),
+            _ => None,
+        };
+        if let Some(cause) = apart {
+            self.open_lane(at, index, cause);
             return Offer::Done;
         }
         if !self.rates.take(&row.topic, lane.and(topic.policy.rate)) {

@@ -5,7 +5,7 @@
 //! woken and goes alone as a probe: only its confirm makes the topic ready. Metadata is no proof, it also shows topics that we may not write to, and every
 //! such row would end the main producer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::verdict::{Failure, TopicTrouble};
 use super::batch::{Batch, DueBatch, Fate};
 use super::gates::Gates;
 use super::lanes::Cause;
+use super::requests::Controls;
 
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
@@ -127,6 +128,8 @@ pub(super) struct KnownTopics {
     /// Where the last topic was found: neighbouring rows share theirs, and its name's allocation.
     last: usize,
     policies: Policies,
+    /// Topics that operators have paused.
+    paused: HashSet<Arc<str>>,
     /// Nothing has been confirmed for a while: a topic without a leader may be why.
     pub nothing_goes: bool,
     asks: JoinSet<(Arc<str>, Result<TopicState, KafkaError>)>,
@@ -154,6 +157,7 @@ impl KnownTopics {
             places: HashMap::new(),
             last: 0,
             policies,
+            paused: HashSet::new(),
             nothing_goes: false,
             asks: JoinSet::new(),
         }
@@ -170,6 +174,16 @@ impl KnownTopics {
         &mut self.known[self.last].1
     }
 
+    /// Operators have asked for other policies, or paused or resumed topics.
+    pub fn take_controls(&mut self, controls: &Controls) {
+        self.policies = controls.policies.clone();
+        self.paused.clone_from(&controls.paused);
+        for (name, topic) in &mut self.known {
+            topic.policy = self.policies.of(name);
+            topic.paused = self.paused.contains(name);
+        }
+    }
+
     /// Makes room for a topic that was not seen before.
     fn meet(&mut self, name: &Arc<str>) -> usize {
         let metrics = self.metrics.topic(name);
@@ -184,7 +198,7 @@ impl KnownTopics {
             gates: Gates::default(),
             policy: self.policies.of(name),
             lane: None,
-            paused: false,
+            paused: self.paused.contains(name),
             waiting: 0,
             waiting_seen: (0, Instant::now()),
             parked: 0,

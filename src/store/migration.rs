@@ -25,6 +25,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 3, name: "deferred", sql: include_str!("../../migrations/0003_deferred.sql") },
     Migration { version: 4, name: "views", sql: include_str!("../../migrations/0004_views.sql") },
     Migration { version: 5, name: "failures", sql: include_str!("../../migrations/0005_failures.sql") },
+    Migration { version: 6, name: "requests", sql: include_str!("../../migrations/0006_requests.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

@@ -5,6 +5,7 @@
 
 pub mod backlog;
 pub mod connect;
+pub mod dead_letter;
 pub mod deferred;
 pub mod demo;
 pub mod lease;
@@ -13,6 +14,7 @@ pub mod migration;
 pub mod poll;
 pub mod publish;
 pub mod rebase;
+pub mod request;
 mod row;
 pub mod settle;
 

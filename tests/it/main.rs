@@ -18,6 +18,7 @@ mod order;
 mod outage;
 mod plan;
 mod reading;
+mod requests;
 mod schema;
 mod servers;
 mod servers_smoke;

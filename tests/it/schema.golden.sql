@@ -68,9 +68,12 @@ table outbox.dead_letter owner outbox_owner
     changed_at timestamp with time zone
     constraint dead_letter_pkey PRIMARY KEY (id)
     constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
+    CREATE INDEX dead_letter_cause_idx ON outbox.dead_letter USING btree (fingerprint, id) WHERE (state = 'open'::text)
     CREATE INDEX dead_letter_copy_idx ON outbox.dead_letter USING btree (id) WHERE ((copy_topic IS NOT NULL) AND (copied_at IS NULL))
     CREATE INDEX dead_letter_group_idx ON outbox.dead_letter USING btree (fingerprint, dead_at) WHERE (state = 'open'::text)
+    CREATE INDEX dead_letter_open_idx ON outbox.dead_letter USING btree (id) WHERE (state = 'open'::text)
     CREATE UNIQUE INDEX dead_letter_pkey ON outbox.dead_letter USING btree (id)
+    CREATE INDEX dead_letter_topic_idx ON outbox.dead_letter USING btree (topic, id) WHERE (state = 'open'::text)
 view outbox.dead_letter_group owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     fingerprint text
@@ -220,6 +223,30 @@ view outbox.open_lane owner outbox_owner
     epoch bigint
     seq bigint
     at timestamp with time zone
+table outbox.request owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    id bigint not null generated always as identity
+    kind text not null rights {outbox_admin=a/outbox_owner}
+    topic text rights {outbox_admin=a/outbox_owner}
+    filter jsonb not null default '{}'::jsonb rights {outbox_admin=a/outbox_owner}
+    value jsonb rights {outbox_admin=a/outbox_owner}
+    pace integer rights {outbox_admin=a/outbox_owner}
+    why text rights {outbox_admin=a/outbox_owner}
+    who text not null default SESSION_USER
+    asked_at timestamp with time zone not null default clock_timestamp()
+    expires_at timestamp with time zone rights {outbox_admin=a/outbox_owner}
+    state text not null default 'asked'::text rights {outbox_relay=w/outbox_owner}
+    done bigint not null default 0 rights {outbox_relay=w/outbox_owner}
+    last_id bigint not null default 0 rights {outbox_relay=w/outbox_owner}
+    error text rights {outbox_relay=w/outbox_owner}
+    begun_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
+    ended_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
+    constraint request_is_askable CHECK (outbox.is_askable(kind, topic, filter, value, pace))
+    constraint request_pkey PRIMARY KEY (id)
+    constraint request_state_check CHECK ((state = ANY (ARRAY['asked'::text, 'running'::text, 'done'::text, 'expired'::text, 'refused'::text])))
+    CREATE INDEX request_open_idx ON outbox.request USING btree (id) WHERE (state = ANY (ARRAY['asked'::text, 'running'::text]))
+    CREATE UNIQUE INDEX request_pkey ON outbox.request USING btree (id)
+sequence outbox.request_id_seq owner outbox_owner
 view outbox.status owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     id bigint
@@ -235,8 +262,14 @@ view outbox.status owner outbox_owner
     due_at timestamp with time zone
     error text
     behind_id bigint
+function outbox.discard(filter jsonb, why text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.is_askable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
 function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
+function outbox.pause(topic text, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
 function outbox.publish_many(messages json, serialize boolean DEFAULT false) returns SETOF uuid language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_producer=X/outbox_owner
 function outbox.publish_many(messages jsonb, serialize boolean DEFAULT false) returns SETOF uuid language sql volatile parallel unsafe owner outbox_owner
@@ -265,8 +298,16 @@ function outbox.receipt(receipts bytea, published int8multirange, id bigint, OUT
     rights outbox_admin=X/outbox_owner outbox_reader=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.refuse(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
+function outbox.requeue(filter jsonb, why text DEFAULT NULL::text, pace integer DEFAULT NULL::integer) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
 function outbox.resign(p_holder uuid, p_epoch bigint) returns boolean language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
+function outbox.resume(topic text, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.set_policy(topics text, policy jsonb, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.set_rate(topic text, per_second integer, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
 function outbox.settle(p_epoch bigint, p_seq bigint, p_token uuid, p_durable boolean, p_snapshot pg_snapshot, p_high bigint, p_late_snapshot pg_snapshot, p_late_after bigint, p_moved boolean, p_published int8multirange, p_receipts bytea, p_expired int8multirange, p_dropped int8multirange, p_settled_deferred bigint[], p_defer_ids bigint[], p_defer_reasons text[], p_defer_delays_ms bigint[], p_defer_attempts integer[], p_defer_tries integer[], p_defer_classes text[], p_defer_errors text[], p_defer_passable boolean[], p_rare jsonb) returns text language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.take_over(p_holder uuid, p_holder_name text, p_epoch bigint, p_beat bigint, p_token uuid, p_system_identifier bigint, p_database_oid oid, p_timeline integer, p_kafka_cluster_id text) returns bigint language plpgsql volatile parallel unsafe owner outbox_owner

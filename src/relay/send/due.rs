@@ -31,6 +31,8 @@ impl Sender<'_> {
         if let Some(due) = self.due.as_mut().filter(|_| self.term.drain.is_cancelled()) {
             due.ready.clear();
         }
+        // Chains whose topic has used up its rate, one after another.
+        let mut turned_away = 0;
         for _ in 0..SLICE {
             if !self.due_may_go() {
                 return Ok(());
@@ -72,8 +74,13 @@ impl Sender<'_> {
                 continue;
             }
             if !self.rates.take(&topic, known.policy.rate) {
-                self.due_waits = true;
-                return Ok(());
+                due.ready.rotate_right(1);
+                turned_away += 1;
+                if turned_away >= due.ready.len() {
+                    self.due_waits = true;
+                    return Ok(());
+                }
+                continue;
             }
             let facts = match self.topics.alone(&topic, self.publisher.compresses()) {
                 Alone::Go(facts) => facts,
@@ -130,6 +137,7 @@ impl Sender<'_> {
         if !self.publisher.revive_second()? {
             return Ok(());
         }
+        self.forget_copies();
         let Some(due) = self.due.as_mut() else { return Ok(()) };
         due.in_flight = 0;
         let lost = due.fates.iter().enumerate().filter(|(_, fate)| matches!(fate, Fate::InFlight));

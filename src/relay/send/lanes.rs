@@ -90,11 +90,11 @@ impl Sender<'_> {
         }
     }
 
-    /// A row of main whose topic is declared at-most-once: the topic gets its lane, and the row comes back through it.
-    pub(super) fn open_lane(&mut self, at: usize, index: usize) {
+    /// A row of main whose topic is to be read apart: the topic gets its lane, and the row comes back through it.
+    pub(super) fn open_lane(&mut self, at: usize, index: usize, cause: Cause) {
         let name = Arc::clone(&self.window[at].rows[index].topic);
-        self.lane_for(&name, Cause::AtMostOnce);
-        self.park(at, index, standing(Cause::AtMostOnce.as_str()));
+        self.lane_for(&name, cause);
+        self.park(at, index, standing(cause.as_str()));
     }
 
     /// A row that main has read although its topic has a lane. `None`: it goes like any other.
@@ -355,7 +355,9 @@ impl Sender<'_> {
     /// Parked rows are due now, at most so many, the lowest ids first.
     fn wake(&mut self, name: &Arc<str>, rows: u64) {
         let topic = self.topics.get(name);
-        let rows = rows.min(topic.parked);
+        // Not more than may go until the next time.
+        let pace = topic.policy.rate.map_or(u64::MAX, |rate| u64::from(rate / 10).max(1));
+        let rows = rows.min(topic.parked).min(pace);
         topic.parked -= rows;
         let mut decided = Decided::default();
         decided.outcome.rare.woken.push((Arc::clone(name), rows as i64));

@@ -73,6 +73,10 @@ impl Sender<'_> {
                     self.take_due_report(tag, report.result, now_us);
                     continue;
                 }
+                Route::Copy => {
+                    self.take_copy_report(tag, report.result);
+                    continue;
+                }
                 Route::Once => {
                     self.take_once_report(tag, report.result, now_us);
                     continue;

@@ -1,0 +1,171 @@
+//! Requests: what operators ask of the relay, and what it reports on it.
+//!
+//! Owns the statements on `outbox.request` and the pages of dead letters that a request names. What is done about them is
+//! `relay/requests.rs`.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::row::{self, TopicNames};
+use super::{Session, StoreError};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Dead letters are sent again.
+    Requeue,
+    /// Dead letters are given up.
+    Discard,
+    /// A topic stands still.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// Records a second, of a topic or of all.
+    Rate,
+    /// Another policy of some topics.
+    Policy,
+}
+
+/// A request that is not over.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its number.
+    pub id: i64,
+    /// What is asked for; `None`: this binary does not know.
+    pub kind: Option<Kind>,
+    /// The topic, or a pattern of topics.
+    pub topic: Option<String>,
+    /// Which dead letters.
+    pub filter: Value,
+    /// The rate or the policy.
+    pub value: Value,
+    /// Rows a second.
+    pub pace: Option<u32>,
+    /// The leader has begun with it.
+    pub is_running: bool,
+    /// Rows that are done.
+    pub done: i64,
+    /// The last dead letter that is done.
+    pub last_id: i64,
+    /// Its time is over.
+    pub expired: bool,
+}
+
+/// What a request has come to, as `outbox.request.state` spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the words of the column")]
+pub enum Progress {
+    Running,
+    Done,
+    Expired,
+    Refused,
+}
+
+impl Progress {
+    fn as_str(self) -> &'static str {
+        match self {
+            Progress::Running => "running",
+            Progress::Done => "done",
+            Progress::Expired => "expired",
+            Progress::Refused => "refused",
+        }
+    }
+}
+
+/// A dead letter that a request names: id, topic, key.
+pub type Letter = (i64, Arc<str>, Option<Box<[u8]>>);
+
+/// Reads the requests that are not over, oldest first.
+pub async fn open(session: &mut Session) -> Result<Vec<Request>, StoreError> {
+    const WHAT: &str = "read the requests";
+    let rows = session
+        .within(WHAT, async |c| sqlx::query(include_str!("sql/requests.sql")).fetch_all(c).await)
+        .await?;
+    let requests: Result<Vec<Request>, sqlx::Error> = rows.iter().map(request).collect();
+    requests.map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
+    let json = |name| -> Result<Value, sqlx::Error> {
+        let text: Option<String> = row.try_get(name)?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null))
+    };
+    Ok(Request {
+        id: row.try_get("id")?,
+        kind: match row.try_get("kind")? {
+            "requeue" => Some(Kind::Requeue),
+            "discard" => Some(Kind::Discard),
+            "pause" => Some(Kind::Pause),
+            "resume" => Some(Kind::Resume),
+            "rate" => Some(Kind::Rate),
+            "policy" => Some(Kind::Policy),
+            _ => None,
+        },
+        topic: row.try_get("topic")?,
+        filter: json("filter")?,
+        value: json("value")?,
+        pace: row.try_get::<Option<i32>, _>("pace")?.map(|pace| pace.max(1) as u32),
+        is_running: row.try_get::<&str, _>("state")? == "running",
+        done: row.try_get("done")?,
+        last_id: row.try_get("last_id")?,
+        expired: row.try_get("expired")?,
+    })
+}
+
+/// Reports on a request: its state, rows done since the last report, the last one of them, and what went wrong. Fails with
+/// [`StoreError::LeaseLost`] when the lease is no longer ours.
+pub async fn report(
+    session: &mut Session,
+    epoch: i64,
+    request: i64,
+    progress: Progress,
+    done: i64,
+    last_id: i64,
+    error: Option<&str>,
+) -> Result<(), StoreError> {
+    let query = sqlx::query(include_str!("sql/request_progress.sql"))
+        .bind(epoch)
+        .bind(request)
+        .bind(progress.as_str())
+        .bind(done)
+        .bind(last_id)
+        .bind(error);
+    let row = session.within("report on a request", async |c| query.fetch_optional(c).await).await?;
+    row.map(|_| ()).ok_or(StoreError::LeaseLost)
+}
+
+/// Reads the next open dead letters that a filter names, behind `after`, in order of id.
+pub async fn letters(
+    session: &mut Session,
+    filter: &Value,
+    after: i64,
+    rows: i64,
+) -> Result<Vec<Letter>, StoreError> {
+    let text = |name: &str| filter.get(name).and_then(Value::as_str);
+    let ids = filter.get("ids").and_then(Value::as_array);
+    let ids = ids.map(|ids| ids.iter().filter_map(Value::as_i64).collect::<Vec<i64>>());
+    let query = sqlx::query(include_str!("sql/letters.sql"))
+        .bind(after)
+        .bind(rows)
+        .bind(ids)
+        .bind(text("fingerprint"))
+        .bind(text("topic"))
+        .bind(text("key"))
+        .bind(text("key_base64"))
+        .bind(text("dead_from"))
+        .bind(text("dead_until"));
+    let mut names = TopicNames::default();
+    session
+        .within("read dead letters", async |connection| {
+            let mut letters = Vec::new();
+            for row in query.fetch_all(connection).await? {
+                let topic = names.share(row::text(&row, 1)?.unwrap_or_default());
+                letters.push((row::int8(&row, 0)?.unwrap_or(0), topic, row::bytes(&row, 2)?.map(Box::from)));
+            }
+            Ok(letters)
+        })
+        .await
+}
