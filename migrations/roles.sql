@@ -82,6 +82,7 @@ begin
             ('outbox_relay', 'select on sequence outbox.message_id_seq'),
             ('outbox_relay', 'select, insert on outbox.ledger, outbox.attempt'),
             ('outbox_relay', 'select, insert, update on outbox.dead_letter'),
+            ('outbox_relay', 'select on outbox.ring'),
             -- Reports on requests and nothing else: what was asked stays as it was asked.
             ('outbox_relay', 'select, update (state, done, last_id, error, begun_at, ended_at) on outbox.request'),
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),

@@ -248,6 +248,7 @@ impl Daemon {
             retry: self.config.retry.clone(),
             policies: self.config.policies.clone(),
             stall_after: self.config.kafka.stall_after,
+            retention: self.config.retention.clone(),
             stamp: Stamp {
                 names: HeaderNames {
                     event_id: self.config.kafka.header_event_id.clone(),

@@ -18,7 +18,7 @@ use prometheus::{Opts, Registry, TextEncoder};
 
 pub use labels::{
     AttemptResult, BacklogState, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label, Operation,
-    Outcome, RedeliveryCause, StopCause,
+    Outcome, RedeliveryCause, StopCause, Table,
 };
 pub use series::{Kind, SERIES, Series};
 pub use topic::TopicMetrics;
@@ -40,6 +40,7 @@ pub struct Metrics {
     reading_stopped: Labelled<StopCause, Gauge>,
     dependency_up: Labelled<Dependency, Gauge>,
     topic_lane: GaugeVec,
+    table_bytes: Labelled<Table, Gauge>,
     build_info: GaugeVec,
     config_info: GaugeVec,
     /// A statement found that another leader had taken over, so it changed nothing.
@@ -50,6 +51,14 @@ pub struct Metrics {
     pub producer_replaced: IntCounter,
     /// When the last record was confirmed, in Unix seconds.
     pub last_delivery_timestamp: Gauge,
+    /// The sweep found rows that nobody accounts for.
+    pub loss_incidents: IntCounter,
+    /// Such rows that are not published yet.
+    pub unaccounted_messages: Gauge,
+    /// When the oldest row of the ring was written, in Unix seconds.
+    pub oldest_slot_timestamp: Gauge,
+    /// When the oldest open transaction began, in Unix seconds.
+    pub oldest_transaction_timestamp: Gauge,
     /// Keys whose rows wait.
     pub blocked_keys: Gauge,
     /// 1 while Kafka makes no progress and nothing more is handed over.
@@ -115,6 +124,7 @@ impl Metrics {
         let database_seconds = build.histograms("outbox_database_seconds");
         let backlog = build.gauges("outbox_backlog_messages");
         let reading_stopped = build.gauges("outbox_reading_stopped");
+        let table_bytes = build.gauges("outbox_table_bytes");
         let dependency_up = build.gauges("outbox_dependency_up");
         let metrics = Metrics {
             topics: Mutex::default(),
@@ -125,6 +135,11 @@ impl Metrics {
             backlog: Labelled::new(|label| backlog.with_label_values(&[label])),
             reading_stopped: Labelled::new(|label| reading_stopped.with_label_values(&[label])),
             dependency_up: Labelled::new(|label| dependency_up.with_label_values(&[label])),
+            table_bytes: Labelled::new(|label| table_bytes.with_label_values(&[label])),
+            loss_incidents: build.counter("outbox_loss_incidents_total"),
+            unaccounted_messages: build.gauge("outbox_unaccounted_messages"),
+            oldest_slot_timestamp: build.gauge("outbox_oldest_slot_timestamp_seconds"),
+            oldest_transaction_timestamp: build.gauge("outbox_oldest_transaction_timestamp_seconds"),
             topic_lane: build.gauges("outbox_topic_lane"),
             circuit_open: build.gauge("outbox_circuit_open"),
             build_info: build.gauges("outbox_build_info"),
@@ -218,12 +233,18 @@ impl Metrics {
             &self.in_flight_bytes,
             &self.blocked_keys,
             &self.circuit_open,
+            &self.unaccounted_messages,
         ] {
             gauge.set(0.0);
         }
         self.topic_lane.reset();
         self.set_backlog(BacklogState::Laned, 0);
         StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));
+    }
+
+    /// Sets the size of a table.
+    pub fn set_table_bytes(&self, table: Table, bytes: u64) {
+        self.table_bytes.of(table).set(bytes as f64);
     }
 
     /// Says that a topic is read on its own, for this cause, or no longer. Lanes are few, so the names are bounded.

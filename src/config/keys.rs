@@ -184,6 +184,11 @@ pub const KEYS: &[Key] = &[
         default: "off",
         meaning: "How long dead letters stay; off keeps them until somebody decides.",
     },
+    Key {
+        name: "retention.every",
+        default: "1m",
+        meaning: "How often the slots of old rows are looked at, swept and emptied.",
+    },
     Key { name: "http.listen", default: "0.0.0.0:9464", meaning: "Address of /metrics, /livez and /readyz." },
     Key {
         name: "log.format",

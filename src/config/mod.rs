@@ -123,6 +123,8 @@ pub struct RetentionConfig {
     pub receipts: Duration,
     /// Dead letters; `None` keeps them.
     pub dead_letters: Option<Duration>,
+    /// How often the slots are looked at.
+    pub every: Duration,
 }
 
 /// Where metrics and probes are served.

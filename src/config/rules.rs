@@ -185,6 +185,7 @@ fn retention(reader: &mut Reader) -> RetentionConfig {
         }),
         receipts: reader.unless("retention.receipts", "published", age).unwrap_or(published).max(published),
         dead_letters: reader.unless("retention.dead_letters", "off", age),
+        every: reader.duration("retention.every", 10 * MILLISECOND..=HOUR),
     }
 }
 

@@ -142,6 +142,22 @@ label! {
 }
 
 label! {
+    /// The tables that grow.
+    Table {
+        /// outbox.message.
+        Message = "message",
+        /// outbox.ledger.
+        Ledger = "ledger",
+        /// outbox.attempt.
+        Attempt = "attempt",
+        /// outbox.deferred.
+        Deferred = "deferred",
+        /// outbox.dead_letter.
+        DeadLetter = "dead_letter",
+    }
+}
+
+label! {
     /// What the relay cannot work without.
     Dependency {
         /// The outbox's database.
@@ -201,6 +217,8 @@ label! {
         Deferred = "deferred",
         /// Reading requests and reporting on them.
         Requests = "requests",
+        /// Sweeping and emptying slots.
+        Clean = "clean",
         /// Sampling gauges.
         Sample = "sample",
     }

@@ -110,6 +110,11 @@ pub const SERIES: &[Series] = &[
         "Kafka producers that ended and were replaced by their spare.",
     ),
     counter(
+        "outbox_loss_incidents_total",
+        &[],
+        "Times that the sweep found rows that no settlement accounts for.",
+    ),
+    counter(
         "outbox_kafka_errors_total",
         &["class"],
         "Errors from Kafka: unreachable, throttled, topic, record, authentication, authorization, fatal or other.",
@@ -129,6 +134,26 @@ pub const SERIES: &[Series] = &[
         "outbox_last_delivery_timestamp_seconds",
         &[],
         "When Kafka last confirmed a record; 0 before the first.",
+    ),
+    gauge(
+        "outbox_table_bytes",
+        &["table"],
+        "Size of message, ledger, attempt, deferred and dead_letter with their indexes.",
+    ),
+    gauge(
+        "outbox_oldest_slot_timestamp_seconds",
+        &[],
+        "When the oldest row of outbox.message was written, 0 when there is none.",
+    ),
+    gauge(
+        "outbox_oldest_transaction_timestamp_seconds",
+        &[],
+        "When the oldest open transaction of the server began, 0 when there is none.",
+    ),
+    gauge(
+        "outbox_unaccounted_messages",
+        &[],
+        "Rows that were passed by, that no settlement accounts for, and that are not published yet.",
     ),
     gauge("outbox_blocked_keys", &[], "Keys whose later rows wait for a deferred one."),
     gauge(

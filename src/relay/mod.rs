@@ -12,6 +12,7 @@
 //! - [`send`] hands rows to Kafka in order, takes the reports in, and decides each row's fate. It alone knows which
 //!   keys are blocked and which topics are sick, and it bounds the **window**: everything handed over and not settled.
 //! - [`settle`] writes decided batches to the ledger, in order, several at once, each settlement in one statement.
+//! - [`clean`] empties slots of old rows once all of them are accounted for.
 //! - [`requests`] carries out what operators ask for: dead letters enter again, topics stand or go at another pace.
 //! - [`retry`] fetches deferred rows that are due; they go through the same sender and the same settlements.
 //!
@@ -23,6 +24,7 @@
 //! writes the rest. Losing the lease, the trust in it or the server's memory: everything stops where it is.
 
 mod batch;
+pub mod clean;
 mod gates;
 mod lanes;
 mod pace;
@@ -41,7 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::{RelayConfig, RetryConfig};
+use crate::config::{RelayConfig, RetentionConfig, RetryConfig};
 use crate::kafka::{Publisher, Stamp, Topics};
 use crate::leader::Trust;
 use crate::message::OutboxRow;
@@ -74,6 +76,8 @@ pub struct Term {
     pub policies: Policies,
     /// `kafka.stall_after`.
     pub stall_after: Duration,
+    /// `[retention]`.
+    pub retention: RetentionConfig,
     /// What every record gets.
     pub stamp: Stamp,
     /// All metrics.
@@ -253,6 +257,7 @@ pub async fn run(
     });
     let settling = Arc::default();
 
+    let found = entrances.clone();
     let asks = requests::Ends {
         entrances,
         beside: beside.clone(),
@@ -275,6 +280,7 @@ pub async fn run(
         read::read(term.clone(), resume, lanes, reader),
         retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling)),
         requests::requests(term.clone(), asks),
+        clean::clean(term.clone(), found),
         sender.run(inputs, decided),
         settle::settle(term, position, decided_in, settled, settling),
     )

@@ -26,6 +26,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 4, name: "views", sql: include_str!("../../migrations/0004_views.sql") },
     Migration { version: 5, name: "failures", sql: include_str!("../../migrations/0005_failures.sql") },
     Migration { version: 6, name: "requests", sql: include_str!("../../migrations/0006_requests.sql") },
+    Migration { version: 7, name: "clean", sql: include_str!("../../migrations/0007_clean.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

@@ -4,6 +4,7 @@
 //! lease's epoch and the incarnation token; losing either has a name ([`StoreError`]), not a boolean.
 
 pub mod backlog;
+pub mod clean;
 pub mod connect;
 pub mod dead_letter;
 pub mod deferred;

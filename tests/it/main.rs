@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod barrier;
+mod clean;
 mod crash;
 mod delivery;
 mod demo;

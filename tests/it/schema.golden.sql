@@ -7,6 +7,7 @@ table outbox.attempt partition by LIST (slot) owner outbox_owner
     at timestamp with time zone not null default clock_timestamp()
     class text not null
     error text
+    CREATE INDEX attempt_at_idx ON ONLY outbox.attempt USING btree (at)
     CREATE INDEX attempt_id_idx ON ONLY outbox.attempt USING btree (id)
 partition outbox.attempt_0 FOR VALUES IN ('0') with {fillfactor=100}
 partition outbox.attempt_1 FOR VALUES IN ('1') with {fillfactor=100}
@@ -160,6 +161,8 @@ table outbox.ledger partition by LIST (slot) owner outbox_owner
     constraint ledger_check CHECK (((late_snapshot IS NULL) = (late_after IS NULL)))
     constraint ledger_high_check CHECK ((high >= 0))
     constraint ledger_pkey PRIMARY KEY (slot, epoch, seq)
+    CREATE INDEX ledger_dead_idx ON ONLY outbox.ledger USING gist (dead) WHERE (dead <> '{}'::int8multirange)
+    CREATE INDEX ledger_deferred_idx ON ONLY outbox.ledger USING gist (deferred) WHERE (deferred <> '{}'::int8multirange)
     CREATE INDEX ledger_dropped_idx ON ONLY outbox.ledger USING gist (dropped) WHERE (dropped <> '{}'::int8multirange)
     CREATE INDEX ledger_expired_idx ON ONLY outbox.ledger USING gist (expired) WHERE (expired <> '{}'::int8multirange)
     CREATE INDEX ledger_lane_idx ON ONLY outbox.ledger USING btree (lane, epoch, seq) WHERE (lane IS NOT NULL)
@@ -247,6 +250,14 @@ table outbox.request owner outbox_owner
     CREATE INDEX request_open_idx ON outbox.request USING btree (id) WHERE (state = ANY (ARRAY['asked'::text, 'running'::text]))
     CREATE UNIQUE INDEX request_pkey ON outbox.request USING btree (id)
 sequence outbox.request_id_seq owner outbox_owner
+table outbox.ring owner outbox_owner
+    rights outbox_relay=r/outbox_owner
+    one boolean not null default true
+    width integer not null default 14400
+    constraint ring_one_check CHECK (one)
+    constraint ring_pkey PRIMARY KEY (one)
+    constraint ring_width_check CHECK ((width > 0))
+    CREATE UNIQUE INDEX ring_pkey ON outbox.ring USING btree (one)
 view outbox.status owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     id bigint
@@ -264,8 +275,12 @@ view outbox.status owner outbox_owner
     behind_id bigint
 function outbox.discard(filter jsonb, why text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
+function outbox.empty_slot(p_epoch bigint, p_token uuid, p_ring text, p_slot integer, p_snapshot pg_snapshot, p_before timestamp with time zone) returns text language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_relay=X/outbox_owner
+function outbox.forget_letters(p_epoch bigint, p_before timestamp with time zone, p_rows integer) returns bigint language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_relay=X/outbox_owner
 function outbox.is_askable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
-    rights outbox_admin=X/outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
 function outbox.pause(topic text, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
@@ -308,6 +323,8 @@ function outbox.set_policy(topics text, policy jsonb, duration interval DEFAULT 
     rights outbox_admin=X/outbox_owner
 function outbox.set_rate(topic text, per_second integer, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
+function outbox.set_slot_width(p_epoch bigint, p_seconds integer) returns boolean language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_relay=X/outbox_owner
 function outbox.settle(p_epoch bigint, p_seq bigint, p_token uuid, p_durable boolean, p_snapshot pg_snapshot, p_high bigint, p_late_snapshot pg_snapshot, p_late_after bigint, p_moved boolean, p_published int8multirange, p_receipts bytea, p_expired int8multirange, p_dropped int8multirange, p_settled_deferred bigint[], p_defer_ids bigint[], p_defer_reasons text[], p_defer_delays_ms bigint[], p_defer_attempts integer[], p_defer_tries integer[], p_defer_classes text[], p_defer_errors text[], p_defer_passable boolean[], p_rare jsonb) returns text language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.take_over(p_holder uuid, p_holder_name text, p_epoch bigint, p_beat bigint, p_token uuid, p_system_identifier bigint, p_database_oid oid, p_timeline integer, p_kafka_cluster_id text) returns bigint language plpgsql volatile parallel unsafe owner outbox_owner

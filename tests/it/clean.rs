@@ -1,0 +1,336 @@
+//! What is done and old goes, slot by slot; what is not accounted for never does.
+
+use std::time::Duration;
+
+use outbox_relay::store::{Server, clean};
+use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::lines::{Line, assert_complete, write, write_many};
+use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually};
+
+/// A relay that keeps published rows for a second, in slots of a second.
+async fn tidy(env: &Env) -> RelayBuilder {
+    let relay = env.relay().await.set("retention.published", "1s").set("retention.every", "100ms");
+    relay.set("retry.base", "50ms").set("retry.max", "500ms")
+}
+
+async fn one<T>(env: &Env, sql: &str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    sqlx::query_scalar(sql).fetch_one(env.admin()).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// Slots have become a second wide.
+async fn narrow_slots(env: &Env) {
+    env.eventually_true("select width = 1 from outbox.ring").await;
+}
+
+const BYTES: &str = "select sum(pg_relation_size(inhrelid))::bigint from pg_inherits where inhparent = 'outbox.message'::regclass";
+
+async fn until_empty(env: &Env) {
+    eventually(Duration::from_secs(60), "no message is left", async || {
+        one::<i64>(env, "select count(*) from outbox.message").await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_rows_go_when_they_are_old_and_the_disk_comes_back() {
+    let env = Env::new().await;
+    let topic = env.create_topic("old", 1, &[]).await;
+    let relay = tidy(&env).await.start().await;
+    narrow_slots(&env).await;
+    for round in 0..4 {
+        write_many(&env, &topic, 10, round * 100, 1000).await;
+        env.expect_records(&topic, (round as usize + 1) * 1000).await;
+    }
+    until_empty(&env).await;
+    env.eventually_true(&format!("select ({BYTES}) = 0")).await;
+    // The ledger goes behind its rows, the newest position stays.
+    env.eventually_true("select count(*) < 20 from outbox.ledger where published <> '{}'").await;
+    assert_eq!(
+        one::<i64>(
+            &env,
+            "select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1"
+        )
+        .await,
+        4000
+    );
+    assert!(relay.terminate().await.success());
+
+    // A relay that starts then knows where it was.
+    let relay = tidy(&env).await.start().await;
+    write_many(&env, &topic, 10, 400, 10).await;
+    assert_complete(&env.expect_records(&topic, 4010).await, 10, 401);
+    assert_eq!(env.read_topic(&topic).await.len(), 4010, "no record twice");
+    let metrics = relay.metrics().await;
+    assert!(metrics.value("outbox_table_bytes", &[("table", "ledger")]) > 0.0);
+    assert_eq!(metrics.value("outbox_loss_incidents_total", &[]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_width_of_a_slot_follows_from_the_retention() {
+    let env = Env::new().await;
+    let relay = env.relay().await.set("retention.published", "1h").set("retention.every", "100ms");
+    let _relay = relay.start().await;
+    env.eventually_true("select width = 600 from outbox.ring").await;
+    let defaults = "select count(*) filter (where pg_get_expr(adbin, adrelid) like '%/ (600)::numeric%') from pg_attrdef \
+                     join pg_attribute a on a.attrelid = adrelid and a.attnum = adnum and a.attname = 'slot' \
+                    where adrelid in ('outbox.message'::regclass, 'outbox.ledger'::regclass, 'outbox.attempt'::regclass)";
+    assert_eq!(one::<i64>(&env, defaults).await, 3);
+    let topic = env.create_topic("width", 1, &[]).await;
+    write_many(&env, &topic, 1, 0, 3).await;
+    let slot =
+        "select bool_and(slot = floor(extract(epoch from created_at) / 600)::bigint % 8) from outbox.message";
+    assert!(one::<bool>(&env, slot).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_holds_a_slot_delays_nobody_and_the_slot_goes_later() {
+    let env = Env::new().await;
+    let topic = env.create_topic("held", 1, &[]).await;
+    let _relay = tidy(&env).await.start().await;
+    narrow_slots(&env).await;
+    write_many(&env, &topic, 5, 0, 100).await;
+    env.expect_records(&topic, 100).await;
+    let mut backup = PgConnection::connect(&env.admin_url()).await.expect("connect");
+    let mut backup = backup.begin().await.expect("begin");
+    let held: Vec<i16> = sqlx::query_scalar("select distinct slot from outbox.message")
+        .fetch_all(&mut *backup)
+        .await
+        .expect("select");
+    for slot in &held {
+        sqlx::query(&format!("lock table outbox.message_{slot} in access share mode"))
+            .execute(&mut *backup)
+            .await
+            .expect("lock");
+    }
+    // Producers who do not wait, for more than a turn of the ring.
+    let mut producer = PgConnection::connect(&env.app_url()).await.expect("connect");
+    sqlx::query("set lock_timeout = '500ms'").execute(&mut producer).await.expect("set");
+    let insert = "insert into outbox.message (topic, key, payload) values ($1, 'k0', convert_to(to_char($2, 'fm00000000'), 'UTF8'))";
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    for version in 20..120 {
+        pace.tick().await;
+        sqlx::query(insert)
+            .bind(&topic)
+            .bind(version)
+            .execute(&mut producer)
+            .await
+            .expect("an insert waits for nobody");
+    }
+    env.expect_records(&topic, 200).await;
+    let still = format!("select count(*) from outbox.message where slot = {} and id <= 100", held[0]);
+    assert!(one::<i64>(&env, &still).await > 0, "what a backup reads stays");
+    backup.rollback().await.expect("rollback");
+    until_empty(&env).await;
+    assert_eq!(env.read_topic(&topic).await.len(), 200, "and nothing is published again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_commits_between_the_look_and_the_lock_survives() {
+    let env = Env::new().await;
+    let token = Uuid::new_v4();
+    env.execute(&format!("insert into outbox.incarnation (token) values ('{token}')")).await;
+    env.execute("insert into outbox.message (slot, topic) overriding system value select 5, 't' from generate_series(1, 10)").await;
+    let snapshot: String = one(&env, "select pg_current_snapshot()::text").await;
+    let empty = async |epoch: i64, snapshot: &str| -> String {
+        let sql = "select outbox.empty_slot($1, $2, 'message', 5, $3::text::pg_snapshot, clock_timestamp())";
+        let query = sqlx::query_scalar(sql).bind(epoch).bind(token).bind(snapshot);
+        query.fetch_one(env.admin()).await.expect("the function answers")
+    };
+    assert_eq!(empty(7, &snapshot).await, "lease_lost", "who was deposed empties nothing");
+    env.execute("insert into outbox.message (slot, topic) values (5, 'late')").await;
+    assert_eq!(empty(0, &snapshot).await, "changed");
+    // One whose transaction had begun before the look.
+    let mut early = env.admin().begin().await.expect("begin");
+    sqlx::query("select pg_current_xact_id()").execute(&mut *early).await.expect("a transaction number");
+    let snapshot: String = one(&env, "select pg_current_snapshot()::text").await;
+    sqlx::query("insert into outbox.message (slot, topic) values (5, 'early')")
+        .execute(&mut *early)
+        .await
+        .expect("insert");
+    assert_eq!(empty(0, &snapshot).await, "busy", "an open writer is not waited for");
+    early.commit().await.expect("commit");
+    assert_eq!(empty(0, &snapshot).await, "changed");
+    assert_eq!(one::<i64>(&env, "select count(*) from outbox.message").await, 12);
+
+    // Under repeatable read it could not see what it truncates.
+    let mut strict = env.admin().begin().await.expect("begin");
+    sqlx::query("set transaction isolation level repeatable read").execute(&mut *strict).await.expect("set");
+    let sql = "select outbox.empty_slot(0, $1, 'message', 5, pg_current_snapshot(), clock_timestamp())";
+    let error = sqlx::query(sql).bind(token).execute(&mut *strict).await.expect_err("it refuses").to_string();
+    assert!(error.contains("needs read committed"), "{error}");
+    strict.rollback().await.expect("rollback");
+    let snapshot: String = one(&env, "select pg_current_snapshot()::text").await;
+    assert_eq!(empty(0, &snapshot).await, "emptied");
+    let mut relay = PgConnection::connect(&env.relay_url()).await.expect("connect");
+    sqlx::query("truncate outbox.message_5")
+        .execute(&mut relay)
+        .await
+        .expect_err("the relay has no such right of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_works_where_repeatable_read_is_the_default() {
+    let env = Env::new().await;
+    env.execute(&format!(
+        "alter database \"{}\" set default_transaction_isolation = 'repeatable read'",
+        env.database()
+    ))
+    .await;
+    let topic = env.create_topic("strict", 1, &[]).await;
+    let _relay = tidy(&env).await.start().await;
+    narrow_slots(&env).await;
+    write_many(&env, &topic, 5, 0, 500).await;
+    assert_complete(&env.expect_records(&topic, 500).await, 5, 100);
+    until_empty(&env).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_with_a_foreign_txid_is_found_counted_and_published() {
+    let env = Env::new().await;
+    let topic = env.create_topic("foreign", 1, &[]).await;
+    let relay = env.relay().await.set("retention.every", "200ms").expect_errors().start().await;
+    // Ids 1 to 10 were drawn and rolled back.
+    env.execute(&format!(
+        "begin; insert into outbox.message (topic) select '{topic}' from generate_series(1, 10); rollback"
+    ))
+    .await;
+    write(&env, &[Line::new(&topic, "k", 1)]).await;
+    env.expect_records(&topic, 1).await;
+    env.eventually_true(
+        "select high >= 11 from outbox.ledger where lane is null order by epoch desc, seq desc limit 1",
+    )
+    .await;
+    let foreign = format!(
+        "insert into outbox.message (txid, id, topic, key, payload) overriding system value values ('3', 5, '{topic}', 'k', '00000000')"
+    );
+    env.execute(&foreign).await;
+    let records = env.expect_records(&topic, 2).await;
+    assert_eq!(records.iter().map(Record::seq).collect::<Vec<_>>(), [11, 5]);
+    relay.wait_for_log("rows were passed by and no settlement accounts for them: somebody wrote a foreign txid or id, or the ledger was changed").await;
+    assert_eq!(relay.metrics().await.value("outbox_loss_incidents_total", &[]), 1.0);
+    let none = async || relay.metrics().await.value("outbox_unaccounted_messages", &[]) == 0.0;
+    eventually(DEADLINE, "it is accounted for", none).await;
+    env.eventually_true("select state = 'published' from outbox.status where id = 5").await;
+    assert_eq!(env.read_topic(&topic).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_with_rows_of_a_lane_stays_with_all_its_rows() {
+    let env = Env::new().await;
+    let well = env.create_topic("well", 1, &[]).await;
+    let missing = env.topic("missing");
+    let relay = tidy(&env).await.expect_errors().start().await;
+    narrow_slots(&env).await;
+    write_many(&env, &missing, 3, 0, 30).await;
+    env.eventually_true("select count(*) = 1 from outbox.open_lane").await;
+    write_many(&env, &missing, 3, 10, 300).await;
+    // Slots of later seconds go.
+    let mut version = 0;
+    eventually(Duration::from_secs(60), "others are emptied", async || {
+        write_many(&env, &well, 1, version, 1).await;
+        version += 1;
+        relay.logged("slot of old rows is empty again") >= 5
+    })
+    .await;
+    let stay = format!("select count(*) from outbox.message where topic = '{missing}'");
+    assert!(one::<i64>(&env, &stay).await >= 300, "what the lane has not read stays");
+    env.create_topic("missing", 1, &[]).await;
+    assert_complete(&env.expect_records(&missing, 330).await, 3, 110);
+    until_empty(&env).await;
+    assert_eq!(env.read_topic(&missing).await.len(), 330);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_the_size_bound_swept_slots_go_before_their_time() {
+    let env = Env::new().await;
+    let topic = env.create_topic("large", 1, &[]).await;
+    let relay =
+        env.relay().await.set("retention.every", "200ms").set("retention.published_max_bytes", "2MiB");
+    let _relay = relay.start().await;
+    // Three slots that the clock does not fill now or next, of 1.5 MB each.
+    let sql = format!(
+        "insert into outbox.message (slot, topic, payload, created_at) \
+         select (floor(extract(epoch from clock_timestamp()) / 14400)::bigint + 3 + n / 1000) % 8, '{topic}', convert_to(repeat(md5(n::text), 40), 'UTF8'), \
+                clock_timestamp() - (3 - n / 1000) * interval '1 hour' from generate_series(0, 2999) n"
+    );
+    env.execute(&sql).await;
+    env.expect_records(&topic, 3000).await;
+    env.eventually_true("select count(*) in (0, 1000) from outbox.message").await;
+    assert_eq!(
+        one::<Option<i64>>(&env, "select min(id) from outbox.message").await.unwrap_or(2001),
+        2001,
+        "the oldest go first"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_do_not_notice_that_slots_are_emptied() {
+    let env = Env::new().await;
+    let topic = env.create_topic("busy", 3, &[]).await;
+    let relay = tidy(&env).await.start().await;
+    narrow_slots(&env).await;
+    let stop = CancellationToken::new();
+    let producers: Vec<_> = (0..4)
+        .map(|producer: i64| {
+            let (url, topic, stop) = (env.app_url(), topic.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut connection = PgConnection::connect(&url).await.expect("connect");
+                sqlx::query("set lock_timeout = '500ms'").execute(&mut connection).await.expect("set");
+                let sql = "insert into outbox.message (topic, key, payload) \
+                           values ($1, convert_to('k' || $2, 'UTF8'), convert_to(to_char($3, 'fm00000000'), 'UTF8'))";
+                let mut version = 0i64;
+                while !stop.is_cancelled() {
+                    let insert = sqlx::query(sql).bind(&topic).bind(producer).bind(version);
+                    insert.execute(&mut connection).await.expect("an insert waits for nobody");
+                    version += 1;
+                }
+                version
+            })
+        })
+        .collect();
+    // Two turns of the ring.
+    let emptied = async || relay.logged("slot of old rows is empty again") >= 16;
+    eventually(Duration::from_secs(60), "slots are emptied", emptied).await;
+    stop.cancel();
+    let mut written = 0;
+    for producer in producers {
+        written += producer.await.expect("no insert failed");
+    }
+    until_empty(&env).await;
+    let records = env.expect_records(&topic, written as usize).await;
+    assert_eq!(records.len() as i64, written, "no record is missing or there twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_stay_unless_the_operator_gives_them_an_end() {
+    let env = Env::new().await;
+    env.execute(
+        "insert into outbox.dead_letter (id, event_id, topic, created_at, reason_class, fingerprint, error, attempts, first_failed_at, \
+                                         last_failed_at, dead_at) \
+         select n, gen_random_uuid(), 't', clock_timestamp(), 'refused', 'f', 'e', 1, clock_timestamp(), clock_timestamp(), \
+                clock_timestamp() - n * interval '1 hour' from generate_series(1, 2500) n",
+    )
+    .await;
+    let keeps = tidy(&env).await.start().await;
+    narrow_slots(&env).await;
+    assert!(keeps.terminate().await.success());
+    assert_eq!(one::<i64>(&env, "select count(*) from outbox.dead_letter").await, 2500);
+    let _forgets = tidy(&env).await.set("retention.dead_letters", "10h").start().await;
+    env.eventually_true("select count(*) between 8 and 10 from outbox.dead_letter").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_asks_the_indexes() {
+    let env = Env::new().await;
+    let server = Server::new([env.relay_url().as_str()]).expect("a URL");
+    let mut session = server.connect("clean").await.expect("connect");
+    let swept = clean::sweep(&mut session, 0, i64::MIN, 100, 10).await.expect("an empty slot is swept");
+    assert_eq!((swept.rows, swept.unaccounted.len(), swept.open), (0, 0, false));
+    assert_eq!(clean::slots(&mut session).await.expect("slots").len(), 8);
+}
