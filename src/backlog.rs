@@ -22,6 +22,7 @@ pub async fn sample(server: watch::Receiver<Server>, metrics: Arc<Metrics>, heal
     loop {
         every.tick().await;
         running.tick();
+        crate::crash_point::work("sample");
         let started = Instant::now();
         let sampled = async {
             if session.is_none() {

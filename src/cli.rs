@@ -20,7 +20,8 @@ Environment:
   OUTBOX_RELAY__… wins over DATABASE_URL and KAFKA_BROKERS, these win over the file. Empty counts as not set.
 
 Exit codes:
-  0  done    1  failed    2  bad configuration or usage, nothing was connected";
+  0  done    1  failed    2  bad configuration or usage, nothing was connected
+  70 an internal task ended unexpectedly: the last line says which; a restart helps, a report as well";
 
 /// Publishes the rows of a Postgres outbox table to Kafka.
 ///

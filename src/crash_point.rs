@@ -30,6 +30,42 @@ pub const ALL: [&str; 7] = [
     AFTER_REQUEUE,
 ];
 
+/// Tasks and callbacks that the tests make panic: `OUTBOX_RELAY_PANIC_AT=<name>`, the first time that it works.
+pub const TASKS: [&str; 12] = [
+    "read",
+    "send",
+    "settle",
+    "retry",
+    "requests",
+    "clean",
+    "beat",
+    "follow",
+    "sample",
+    "http",
+    "delivery",
+    "statistics",
+];
+
+/// This task is working.
+#[inline]
+pub fn work(task: &str) {
+    if panics(task) {
+        panic!("the test makes {task} panic");
+    }
+}
+
+#[cfg(debug_assertions)]
+fn panics(task: &str) -> bool {
+    use std::sync::LazyLock;
+    static ARMED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("OUTBOX_RELAY_PANIC_AT").ok());
+    ARMED.as_deref() == Some(task)
+}
+
+#[cfg(not(debug_assertions))]
+fn panics(_: &str) -> bool {
+    false
+}
+
 /// The process has got to this place.
 #[inline]
 pub fn reach(name: &str) {

@@ -159,6 +159,7 @@ impl Daemon {
         let mut session: Option<Session> = None;
         loop {
             running.tick();
+            crate::crash_point::work("follow");
             let looked = tokio::select! {
                 () = terminate.cancelled() => return None,
                 looked = self.look(&mut session, &mut watch) => looked,

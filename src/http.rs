@@ -49,9 +49,8 @@ pub fn serve(listen: SocketAddr, metrics: Arc<Metrics>, health: Arc<Health>) -> 
         let server = async move {
             tokio::select! {
                 served = async { axum::serve(listener, router).await } => {
-                    if let Err(error) = served {
-                        tracing::error!(%error, "http server ended");
-                    }
+                    let reason = served.err().map_or_else(|| "it has ended".to_owned(), |error| error.to_string());
+                    crate::task::ended("http", &reason);
                 }
                 () = stopped => {}
             }
@@ -91,6 +90,7 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
+    crate::crash_point::work("http");
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (format, shared.metrics.gather_text()).into_response()
 }

@@ -116,6 +116,7 @@ pub async fn beat(term: Term, holder: Uuid, ttl: Duration) -> TermEnd {
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         running.tick();
+        crate::crash_point::work("beat");
         let raised = async {
             due.tick().await;
             let sent_at = Instant::now();

@@ -18,6 +18,7 @@
 //! - `policy`, `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
+//! - `task`: why the end of any internal task is the end of the process.
 //! - `servers`: private Postgres and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests
 //!   end the process; not in release builds.
 //!
@@ -61,6 +62,7 @@ pub mod receipt;
 pub mod relay;
 pub mod servers;
 pub mod store;
+pub mod task;
 pub mod telemetry;
 pub mod verdict;
 

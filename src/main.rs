@@ -10,7 +10,7 @@ use anyhow::Context;
 use outbox_relay::cli::{Cli, Command, ConfigCommand};
 use outbox_relay::config::{self, Config, ConfigError, LogConfig, LogFormat};
 use outbox_relay::ops::{self, print};
-use outbox_relay::{daemon, demo, telemetry};
+use outbox_relay::{daemon, demo, task, telemetry};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 fn main() -> ExitCode {
@@ -30,6 +30,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run => {
             let config = load(file)?;
             telemetry::start(&config.log)?;
+            task::end_process_on_panic();
             block_on(spawned(daemon::run(config))).or_else(|error| {
                 tracing::error!(error = telemetry::chain(error.as_ref()), "relay ended");
                 Ok(ExitCode::FAILURE)

@@ -151,6 +151,7 @@ impl ClientContext for Callbacks {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
+        crate::crash_point::work("statistics");
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let up = statistics.brokers.values().any(|broker| broker.state == "UP");
         self.connected.store(up, Ordering::Relaxed);
@@ -211,6 +212,7 @@ impl ProducerContext for Callbacks {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, opaque: usize) {
+        crate::crash_point::work("delivery");
         let result = match delivery {
             Ok(message) => Ok(Receipt {
                 partition: message.partition(),

@@ -57,6 +57,7 @@ pub(super) async fn clean(term: Term, entrances: mpsc::Sender<Entrance>) -> Resu
             () = drain.cancelled() => return Ok(()),
             () = tokio::time::sleep(cleaning.retention.every) => {}
         }
+        crate::crash_point::work("clean");
         let started = Instant::now();
         let round = async {
             if session.is_none() {

@@ -75,6 +75,7 @@ pub(super) async fn read(
     let mut next_poll = Instant::now();
     loop {
         running.tick();
+        crash_point::work("read");
         let step = tokio::select! {
             biased;
             () = drain.cancelled() => return Ok(()),

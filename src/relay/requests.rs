@@ -90,6 +90,7 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
     // Copies of dead letters that are on their way.
     let mut copying = None;
     loop {
+        crash_point::work("requests");
         let mut worked = false;
         let round = async {
             if session.is_none() {

@@ -51,6 +51,7 @@ pub(super) async fn retry(
     let mut since_us = 0;
     let mut looked_at_all = Instant::now();
     loop {
+        crate::crash_point::work("retry");
         // An outbox without deferred rows, as far as is known, is hardly ever asked.
         let waited = async {
             let known = deferred_rows.wait_for(|rows| !rows.is_empty());

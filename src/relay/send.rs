@@ -178,6 +178,7 @@ impl<'a> Sender<'a> {
         let mut doubts = tokio::time::interval(Duration::from_secs(5));
         let (mut pages_open, mut due_open) = (true, true);
         loop {
+            crash_point::work("send");
             self.take_reports();
             self.judge_returned()?;
             self.hand_over()?;

@@ -38,6 +38,7 @@ pub(super) async fn settle(
     let mut wrote_at = Instant::now();
     while let Some(batches) = company(&mut decided, wrote_at + COMPANY, term.config.page_rows, &running).await
     {
+        crash_point::work("settle");
         let mut outcome = Outcome::default();
         let mut freed = Settled::default();
         let mut waiting = Vec::new();

@@ -24,5 +24,6 @@ mod schema;
 mod servers;
 mod servers_smoke;
 mod support;
+mod tasks;
 mod tidy;
 mod tls;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outbox_relay::crash_point;
 
 use crate::support::history::RECOVERY;
-use crate::support::lines::{assert_complete, write_many};
+use crate::support::lines::{assert_complete, expect_complete, write_many};
 use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually};
 
 async fn relay(env: &Env, once: &str) -> RelayBuilder {
@@ -83,13 +83,7 @@ async fn no_kill_makes_a_copy_and_the_others_lose_nothing() {
         }
     }
     let _last = relay(&env, &once).await.start().await;
-    eventually(RECOVERY, "the others are complete", async || {
-        crate::support::lines::first_versions(&env.read_topic(&well).await)
-            .values()
-            .all(|v| v.len() as i64 == written)
-    })
-    .await;
-    assert_complete(&env.read_topic(&well).await, 5, written);
+    expect_complete(&env, &well, 5, written).await;
     all_decided(&env, &once).await;
     let records = env.read_topic(&once).await;
     no_copy(&records);

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::Row;
 
 use super::env::Env;
+use super::history::RECOVERY;
 use super::kafka::Record;
+use super::wait::eventually;
 
 /// A row to write. Large ones are padded.
 pub struct Line<'a> {
@@ -96,4 +98,16 @@ pub fn assert_complete(records: &[Record], keys: i64, versions: i64) {
     for (key, found) in found {
         assert_eq!(found, (0..versions).collect::<Vec<_>>(), "{key}");
     }
+}
+
+/// Waits until every key has its versions `0..versions`, in order by first appearance, however often each came.
+pub async fn expect_complete(env: &Env, topic: &str, keys: i64, versions: i64) -> Vec<Record> {
+    eventually(RECOVERY, "all versions are in the topic", async || {
+        let found = first_versions(&env.read_topic(topic).await);
+        found.values().map(|versions| versions.len() as i64).sum::<i64>() >= keys * versions
+    })
+    .await;
+    let records = env.read_topic(topic).await;
+    assert_complete(&records, keys, versions);
+    records
 }
