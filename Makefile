@@ -37,6 +37,10 @@ test: setup kafka ## all tests, on real Postgres and real Kafka
 	@cargo test --no-run $(CARGO_FLAGS)
 	@cargo test --locked
 
+.PHONY: scale
+scale: setup kafka ## tests that can be larger, ten times as large: some minutes, by hand
+	@OUTBOX_RELAY_TEST_SCALE=10 cargo test $(CARGO_FLAGS) --test it -- lanes::a_missing plan::looking --nocapture
+
 .PHONY: lint
 lint: setup compose-check ## format, clippy, scripts and docker-compose.yml
 	@cargo fmt --check

@@ -1,6 +1,6 @@
 -- 0005 failures: attempts, lanes, dead letters with copies, and the settlement that carries them.
 -- Makes: outbox.attempt (ring of 8), lanes in outbox.ledger, the view outbox.open_lane, and outbox.settle anew.
--- Locks: outbox.ledger, deferred and dead_letter for an instant (columns without a rewrite; the indexes are small).
+-- Locks: outbox.message, ledger, deferred and dead_letter for an instant (no rewrite, no scan; the indexes are small).
 -- oldest binary: 0.1.0
 
 -- Every attempt that was not a confirm, so that "what happened to my message?" has an answer. Appended, never changed.
@@ -304,6 +304,31 @@ begin
     return 'settled';
 end $$;
 
+-- A row that is put off is looked up by its key, and an index entry holds 2,700 bytes: a longer key would stop every settlement
+-- in which it is put off. It is refused where its producer can see it. (An index on a digest of the key was tried: plans made
+-- without statistics walked the whole topic instead.) The function is called as before, once for each row.
+create function outbox.is_sendable(
+    topic text, event_id uuid, headers jsonb, partition int, deliver_after timestamptz, expires_at timestamptz, key bytea
+) returns boolean
+language plpgsql immutable parallel safe as $$
+begin
+    if octet_length(key) > 2000 then
+        raise exception using
+            errcode = 'check_violation',
+            message = format('outbox message refused: the key has %s bytes, 2000 are allowed', octet_length(key)),
+            hint = 'A key says which messages keep their order, such as an order number. What is long belongs into the payload.',
+            schema = 'outbox', table = 'message', column = 'key', constraint = 'message_is_sendable';
+    end if;
+    return outbox.is_sendable(topic, event_id, headers, partition, deliver_after, expires_at);
+end $$;
+comment on function outbox.is_sendable(text, uuid, jsonb, int, timestamptz, timestamptz, bytea) is
+    'True for a row that the relay can make a Kafka record of. For any other it raises an error that says why not.';
+-- Not valid: rows that are there already are not looked at, and nobody waits for that.
+alter table outbox.message
+    drop constraint message_is_sendable,
+    add constraint message_is_sendable check (
+        outbox.is_sendable(topic, event_id, headers, partition, deliver_after, expires_at, key)) not valid;
+
 -- A key that waits for its topic was never rejected.
 create or replace view outbox.blocked_key as
 select head.topic,
@@ -317,11 +342,12 @@ select head.topic,
 from outbox.deferred as head
 cross join lateral (
     select count(*) from outbox.deferred as other
-    where other.topic = head.topic and other.key = head.key and other.reason <> 'scheduled' and not other.passable
-        and other.id > head.id
+    where other.topic = head.topic and other.key = head.key
+        and other.reason <> 'scheduled' and not other.passable and other.id > head.id
 ) as waiting
 where head.reason = 'retry' and head.key is not null and not head.passable
     and not exists (
         select from outbox.deferred as earlier
-        where earlier.topic = head.topic and earlier.key = head.key and earlier.reason <> 'scheduled'
+        where earlier.topic = head.topic and earlier.key = head.key
+            and earlier.reason <> 'scheduled'
             and not earlier.passable and earlier.id < head.id);

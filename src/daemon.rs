@@ -73,7 +73,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut daemon = Daemon::build(config, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
     let sampler =
         tokio::spawn(crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health)));
-    let ended = daemon.follow_and_lead().await;
+    let ended = Box::pin(daemon.follow_and_lead()).await;
     sampler.abort();
     drop(http);
     ended.map(|()| ExitCode::SUCCESS)
@@ -121,7 +121,7 @@ impl Daemon {
             let (epoch, begun) = (won.epoch, Instant::now());
             self.metrics.leader_transitions.inc();
             self.metrics.leader.set(1.0);
-            let ended = self.lead(won).await;
+            let ended = Box::pin(self.lead(won)).await;
             self.metrics.end_term();
             self.publisher.end_term();
             match ended {
@@ -274,7 +274,7 @@ impl Daemon {
             publisher.begin_term()?;
             let inheritance = inherit(&term).await?;
             tracing::info!(epoch = term.epoch, high = inheritance.resume.position.high, "leading");
-            relay::run(term, publisher, topics, inheritance).await
+            Box::pin(relay::run(term, publisher, topics, inheritance)).await
         };
         let deadline = async {
             terminate.cancelled().await;

@@ -126,7 +126,7 @@ impl Cleaning {
     fn due(&self, slots: &[Slot]) -> Vec<i32> {
         let mut full: Vec<&Slot> =
             slots.iter().filter(|slot| slot.first_id.is_some() && !slot.in_use).collect();
-        full.sort_by(|a, b| b.age.cmp(&a.age));
+        full.sort_by_key(|slot| std::cmp::Reverse(slot.age));
         let total: u64 = slots.iter().map(|slot| slot.bytes).sum();
         let mut above = self.retention.published_max_bytes.map_or(0, |most| total.saturating_sub(most));
         full.retain(|slot| {

@@ -15,11 +15,13 @@
 //! become durable in one settlement, or a crash in between would let main pass rows that no lane has. **Closing**: a lane is
 //! read as of main's position, so when a page of it ends short both stand in the same place.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use crate::message::OutboxRow;
 use crate::position::Position;
 use crate::store::poll::Page;
 use crate::store::settle::LaneStep;
@@ -192,6 +194,43 @@ impl Lane {
     }
 }
 
+/// Pages that a topic has to fill for being a flood, and as many more have to wait.
+pub(super) const FLOOD_PAGES: usize = 20;
+
+/// Whether one topic fills main. Pure bookkeeping.
+#[derive(Debug, Default)]
+pub(super) struct Flood {
+    /// Of each of the last full pages, the topic with the most rows.
+    pages: VecDeque<(Arc<str>, usize, usize)>,
+}
+
+impl Flood {
+    /// Takes a page in. Returns the topic that has more than nine of ten rows of the last pages, if all were `full` and much
+    /// more `waits`.
+    pub fn page(&mut self, rows: &[OutboxRow], full: bool, waits: bool) -> Option<Arc<str>> {
+        if !full {
+            self.pages.clear();
+            return None;
+        }
+        let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
+        for run in rows.chunk_by(|a, b| Arc::ptr_eq(&a.topic, &b.topic)) {
+            *counts.entry(&run[0].topic).or_default() += run.len();
+        }
+        let (topic, most) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        if self.pages.len() == FLOOD_PAGES {
+            self.pages.pop_front();
+        }
+        self.pages.push_back((Arc::clone(topic), most, rows.len()));
+        let (mut of_topic, mut of_all) = (0, 0);
+        for (found, rows, all) in &self.pages {
+            of_topic += if found == topic { *rows } else { 0 };
+            of_all += all;
+        }
+        let floods = waits && self.pages.len() == FLOOD_PAGES && of_topic * 10 > of_all * 9;
+        floods.then(|| Arc::clone(topic))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +241,36 @@ mod tests {
             assert_eq!((cause.as_str(), Cause::named(word)), (word, cause));
         }
         assert_eq!(Cause::named("of a newer relay"), Cause::Trouble(TopicTrouble::Stalled));
+    }
+
+    #[test]
+    fn a_flood_is_a_topic_that_fills_page_after_page() {
+        let row = |topic: &Arc<str>| OutboxRow {
+            id: 1,
+            event_id: uuid::Uuid::nil(),
+            topic: Arc::clone(topic),
+            key: None,
+            payload: None,
+            payload_bytes: None,
+            headers: None,
+            partition: None,
+            created_us: 0,
+            deliver_after_us: None,
+            expires_us: None,
+        };
+        let (flooding, other): (Arc<str>, Arc<str>) = (Arc::from("flooding"), Arc::from("other"));
+        let page = |others: usize| -> Vec<OutboxRow> {
+            (0..100).map(|n| row(if n < others { &other } else { &flooding })).collect()
+        };
+        let mut flood = Flood::default();
+        for _ in 1..FLOOD_PAGES {
+            assert_eq!(flood.page(&page(5), true, true), None);
+        }
+        assert_eq!(flood.page(&page(5), true, false), None, "nothing more waits");
+        assert_eq!(flood.page(&page(5), true, true), Some(Arc::clone(&flooding)));
+        assert_eq!(flood.page(&page(5), false, true), None, "the outbox is nearly read");
+        for _ in 0..2 * FLOOD_PAGES {
+            assert_eq!(flood.page(&page(20), true, true), None, "others have their share");
+        }
     }
 }

@@ -29,7 +29,7 @@ use self::copies::Copies;
 use self::once::Once;
 use self::reports::{Pace, Returned};
 use super::batch::{Batch, DueBatch, Fate, Tag};
-use super::lanes::{Cause, Lane, LanePage, MainPage, Order};
+use super::lanes::{Cause, Flood, Lane, LanePage, MainPage, Order};
 use super::pace::Rates;
 use super::remarks::Remarks;
 use super::requests::Controls;
@@ -83,6 +83,7 @@ pub(super) struct Sender<'a> {
     /// Rows that main has skipped and no lane has read, as far as is known.
     laned: i64,
     once: Once,
+    flood: Flood,
     copies: Option<Copies>,
     circuit: Circuit,
     rates: Rates,
@@ -153,6 +154,7 @@ impl<'a> Sender<'a> {
             orders,
             laned: 0,
             once: Once::default(),
+            flood: Flood::default(),
             copies: None,
             main_waits: false,
             due_waits: false,
@@ -252,6 +254,7 @@ impl<'a> Sender<'a> {
         self.clock_us = page.database_us - now_us();
         self.topics.count_read(&page.rows);
         self.laned += page.skipped;
+        self.watch_for_floods(&page);
         if page.skipped > 0 {
             self.wake_lanes();
         }
@@ -381,10 +384,11 @@ impl<'a> Sender<'a> {
         let weight = batch.rows[index].weight();
         batch.offered += 1;
         batch.bytes += weight;
+        // Rows that go one by one, because of a rate, have not stalled.
+        batch.offered_at = Instant::now();
         self.rows += 1;
         self.bytes += weight;
         if batch.offered == batch.rows.len() {
-            batch.offered_at = Instant::now();
             crash_point::reach(crash_point::AFTER_SEND);
         }
         true
@@ -403,11 +407,11 @@ impl<'a> Sender<'a> {
             }
             return Offer::Done;
         }
-        if lane.is_none() && topic.lane.is_some() {
-            match self.offer_of_laned(at, index) {
-                Some(offer) => return offer,
-                None => {}
-            }
+        if lane.is_none()
+            && topic.lane.is_some()
+            && let Some(offer) = self.offer_of_laned(at, index)
+        {
+            return offer;
         }
         let row = &self.window[at].rows[index];
         if let Some(ahead_us) = row.deliver_after_us.map(|at| at.saturating_sub(now_us)).filter(|us| *us > 0)
@@ -613,6 +617,14 @@ impl<'a> Sender<'a> {
 
     /// The next decided batch.
     fn take_decided(&mut self) -> Decided {
+        let decided = self.next_decided();
+        if !decided.once.is_empty() {
+            self.once.settles();
+        }
+        decided
+    }
+
+    fn next_decided(&mut self) -> Decided {
         if let Some(extra) = self.extra.pop_front() {
             return extra;
         }

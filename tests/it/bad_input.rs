@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use crate::support::{DEADLINE, Env, blocking};
+use crate::support::{DEADLINE, Env, blocking, eventually};
 
 /// Runs the binary to its end, with this environment alone.
 async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Output, String) {
@@ -162,4 +162,73 @@ async fn wrong_kafka_credentials_are_said_in_one_line_and_tried_again() {
     assert!(!log.iter().any(|line| line.text.contains("hunter2")), "no secret is shown");
     assert_eq!(relay.exited(), None);
     assert_eq!(env.read_topic(&topic).await, []);
+}
+
+/// Rows with absurd values, all in one transaction per row: refused by the insert, or dead with a reason that a person understands.
+#[tokio::test(flavor = "multi_thread")]
+async fn absurd_rows_are_refused_or_die_with_a_reason_and_memory_stays_bounded() {
+    let env = Env::new().await;
+    let topic = env.create_topic("absurd", 2, &[]).await;
+    let relay = env
+        .relay()
+        .await
+        .set("retry.attempts", 2)
+        .set("retry.base", "20ms")
+        .set("retry.max", "50ms")
+        .expect_errors();
+    let relay = relay.start().await;
+    relay.wait_for_log("leading").await;
+    let insert = async |columns: &str, values: &str| {
+        let sql = format!("insert into outbox.message ({columns}) values ({values}) returning id");
+        sqlx::query_scalar::<_, i64>(&sql).fetch_one(env.app()).await.map_err(|error| error.to_string())
+    };
+    let refused = |answer: Result<i64, String>, reason: &str| {
+        let error = answer.expect_err(reason);
+        assert!(error.contains(reason), "{error}");
+    };
+    refused(insert("topic", "''").await, "the topic is empty");
+    refused(
+        insert("topic, headers", &format!("'{topic}', '{{\"n\": 5}}'")).await,
+        "header 'n' is a JSON number",
+    );
+    let long = format!("'{topic}', convert_to(repeat('k', 1048576), 'UTF8')");
+    refused(insert("topic, key", &long).await, "the key has 1048576 bytes, 2000 are allowed");
+    refused(
+        insert("topic, deliver_after", &format!("'{topic}', 'infinity'")).await,
+        "deliver_after is infinite",
+    );
+
+    let fate = async |id: i64| {
+        let sql = "select coalesce((select reason_class || ': ' || error from outbox.dead_letter where id = $1), \
+                                   (select state from outbox.status where id = $1))";
+        sqlx::query_scalar::<_, Option<String>>(sql)
+            .bind(id)
+            .fetch_one(env.admin())
+            .await
+            .expect("select")
+            .unwrap_or_default()
+    };
+    let comes_to = async |id: i64, wanted: &str| {
+        eventually(DEADLINE, wanted, async || fate(id).await.contains(wanted)).await;
+    };
+    // 64 MiB never leave the database.
+    let huge =
+        insert("topic, payload", &format!("'{topic}', convert_to(repeat(md5('x'), 2097152), 'UTF8')")).await;
+    comes_to(
+        huge.expect("Postgres takes it"),
+        "too_large: payload of 67108864 bytes is above relay.max_row_bytes",
+    )
+    .await;
+    let headers = format!(
+        "'{topic}', (select jsonb_object_agg('h' || n, repeat('v', 10)) from generate_series(1, 10000) n)"
+    );
+    comes_to(insert("topic, headers", &headers).await.expect("Postgres takes it"), "published").await;
+    let partition = insert("topic, partition", &format!("'{topic}', 7")).await.expect("Postgres takes it");
+    comes_to(partition, "refused: partition 7 does not exist, the topic has 2").await;
+    let far = insert("topic, deliver_after", &format!("'{topic}', '9999-12-31'")).await.expect("taken");
+    comes_to(far, "scheduled").await;
+    let sane = insert("topic, key", &format!("'{topic}', 'k'")).await.expect("taken");
+    comes_to(sane, "published").await;
+    let resident = relay.metrics().await.value("process_resident_memory_bytes", &[]);
+    assert!(resident < 300e6, "{resident} bytes: a debug build with all its producers needs about 100 MB");
 }

@@ -83,7 +83,8 @@ async fn keys_and_payloads_arrive_byte_for_byte_with_null_and_empty_told_apart()
     let every_byte: Vec<u8> = (0..=255).collect();
     let long: Vec<u8> = std::iter::repeat_n(&every_byte[..], 2000).flatten().copied().collect();
     let parts = [None, Some(Vec::new()), Some(vec![0]), Some(every_byte), Some(long)];
-    let pairs = parts.iter().flat_map(|key| parts.iter().map(move |payload| (key, payload)));
+    // A key may not be as long as that.
+    let pairs = parts[..4].iter().flat_map(|key| parts.iter().map(move |payload| (key, payload)));
     let rows: Vec<Written> = pairs
         .map(|(key, payload)| Written { key: key.clone(), payload: payload.clone(), ..Written::default() })
         .collect();

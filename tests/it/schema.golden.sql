@@ -191,7 +191,7 @@ table outbox.message partition by LIST (slot) owner outbox_owner
     deliver_after timestamp with time zone rights {outbox_producer=a/outbox_owner}
     expires_at timestamp with time zone rights {outbox_producer=a/outbox_owner}
     created_at timestamp with time zone not null default clock_timestamp()
-    constraint message_is_sendable CHECK (outbox.is_sendable(topic, event_id, headers, partition, deliver_after, expires_at))
+    constraint message_is_sendable CHECK (outbox.is_sendable(topic, event_id, headers, partition, deliver_after, expires_at, key)) NOT VALID
     CREATE INDEX message_id_idx ON ONLY outbox.message USING btree (id)
     CREATE INDEX message_txid_idx ON ONLY outbox.message USING btree (txid)
 partition outbox.message_0 FOR VALUES IN ('0') with {autovacuum_vacuum_insert_threshold=-1,vacuum_truncate=off}
@@ -282,6 +282,8 @@ function outbox.forget_letters(p_epoch bigint, p_before timestamp with time zone
 function outbox.is_askable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
+    rights outbox_producer=X/outbox_owner
+function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone, key bytea) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
 function outbox.pause(topic text, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner

@@ -223,6 +223,23 @@ fn readme_lists_every_key_of_a_topic_section() {
 }
 
 #[test]
+fn every_row_of_readmes_failure_table_names_its_test() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("README.md is there");
+    let section = text.split("\n## When something fails\n").nth(1).expect("README has the table");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let tests: String = sources("tests", ".rs").iter().map(|source| source.text.as_str()).collect();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 10, "the table has {} rows", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 5, "{row}");
+        let test = cells[4].trim().trim_matches('`');
+        assert!(tests.contains(&format!("fn {test}()")), "there is no test {test}");
+    }
+}
+
+#[test]
 fn readme_lists_every_metric_with_its_kind_and_labels() {
     let mut rows = table("## Metrics");
     for series in SERIES {

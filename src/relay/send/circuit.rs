@@ -100,7 +100,7 @@ impl Sender<'_> {
             return;
         }
         match self.circuit.judge(weather, self.outstanding, now) {
-            Some(Change::Opened(because)) => tracing::error!(
+            Some(Change::Opened(because)) => tracing::warn!(
                 because,
                 in_flight = self.outstanding,
                 "kafka makes no progress, the circuit is open: nothing more is handed over and no row is charged"

@@ -7,9 +7,10 @@ use super::put_off::{standing, stands};
 use super::{Offer, Sender, now_us};
 use crate::policy::Delivery;
 use crate::relay::batch::{Batch, Fate};
-use crate::relay::lanes::{Cause, LANES_MAX, Lane, LanePage, Opening, Order, State};
+use crate::relay::lanes::{Cause, FLOOD_PAGES, LANES_MAX, Lane, LanePage, Opening, Order, State};
 use crate::relay::topics::{Need, Standing};
 use crate::relay::{Decided, Inheritance};
+use crate::store::poll::Page;
 use crate::store::settle::Reason;
 use crate::verdict::Failure;
 
@@ -138,6 +139,17 @@ impl Sender<'_> {
             lane.as_ref().is_some_and(|lane| !lane.waits) && self.unoffered(Some(number)).is_some()
         };
         self.has_room() && self.lanes.iter().enumerate().any(may)
+    }
+
+    /// A topic that fills page after page would make all others wait behind its backlog.
+    pub(super) fn watch_for_floods(&mut self, page: &Page) {
+        let backlog = page.last_id.unwrap_or(page.next.high) - page.next.high;
+        let full = page.rows.len() >= self.term.config.page_rows;
+        let flood =
+            self.flood.page(&page.rows, full, backlog > (FLOOD_PAGES * self.term.config.page_rows) as i64);
+        if let Some(topic) = flood.filter(|_| self.topics.are_several()) {
+            self.lane_for(&topic, Cause::Flooding);
+        }
     }
 
     /// Main has skipped something: it may be for any lane.

@@ -6,6 +6,7 @@
 //! knows which losses were counted.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Sender, now_us};
@@ -23,6 +24,8 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 /// Rows on the third route.
 #[derive(Default)]
 pub(super) struct Once {
+    /// Batches whose settlement is on its way.
+    settling: usize,
     /// Settled and not handed over.
     ready: VecDeque<Tries>,
     /// Handed over, at least in part.
@@ -45,12 +48,18 @@ struct Tries {
 
 impl Once {
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.out.is_empty()
+        self.settling == 0 && self.ready.is_empty() && self.out.is_empty()
+    }
+
+    /// A settlement that names rows of this kind is on its way.
+    pub fn settles(&mut self) {
+        self.settling += 1;
     }
 
     /// A settlement has been written that names these rows.
     pub fn take_settled(&mut self, settled: Vec<Vec<OutboxRow>>) {
         for rows in settled {
+            self.settling -= 1;
             self.rows += rows.len();
             let known = vec![false; rows.len()];
             let since = Instant::now();
@@ -71,7 +80,7 @@ impl Sender<'_> {
         );
         let mut decided = Decided::default();
         for (topic, id) in lost {
-            let topic: std::sync::Arc<str> = topic.as_str().into();
+            let topic: Arc<str> = topic.as_str().into();
             self.topics.get(&topic).metrics.messages(Outcome::Dropped, 1);
             decided.outcome.dropped.push(*id);
         }
@@ -97,10 +106,10 @@ impl Sender<'_> {
                     Ok(()) => tries.open += 1,
                     Err(error) => {
                         tries.known[index] = true;
-                        let topic = self.topics.get(&tries.rows[index].topic);
-                        topic.metrics.attempts(AttemptResult::Rejected, 1);
+                        let topic = Arc::clone(&tries.rows[index].topic);
+                        self.topics.get(&topic).metrics.attempts(AttemptResult::Rejected, 1);
                         if let NotTaken::Refused(refusal) = error {
-                            self.hear_of(&tries.rows[index].topic.clone(), &refusal);
+                            self.hear_of(&topic, &refusal);
                         }
                     }
                 }
@@ -127,7 +136,7 @@ impl Sender<'_> {
                 self.topics.get(&row.topic).count_delivery(row, now_us);
             }
             Err(refusal) => {
-                let topic = row.topic.clone();
+                let topic = Arc::clone(&row.topic);
                 self.count_refusal(&topic, &refusal);
                 self.hear_of(&topic, &refusal);
             }
@@ -155,7 +164,7 @@ impl Sender<'_> {
     }
 
     /// A failed try says something about its topic, and nothing about the row: that is lost either way.
-    fn hear_of(&mut self, topic: &std::sync::Arc<str>, refusal: &Refusal) {
+    fn hear_of(&mut self, topic: &Arc<str>, refusal: &Refusal) {
         match refusal.failure {
             crate::verdict::Failure::Topic(_) => self.sicken(topic, refusal),
             _ => self.topics.came_back(topic, false),

@@ -3,7 +3,7 @@
 -- due before this time (microseconds since 1970) is left. First row: facts (how many were due, up to when, the clock).
 -- A row that is due while an earlier row of its key waits comes with "waits": it is to be put behind that one. Followers end
 -- before one with a time of its own (a late row took its place at the head). Cut by id, so each key keeps a beginning.
--- Uses deferred_due_idx and deferred_key_idx. $5 keeps the index scan away from rows that have left, which vacuum cannot
+-- Uses deferred_due_idx, deferred_key_idx and, one probe a row ("offset 0": a merge join would walk all ids), the primary key. $5 keeps the index scan away from rows that have left, which vacuum cannot
 -- remove while somebody holds an old snapshot: a million of them cost 3,000 buffers otherwise.
 with due as materialized (
     select d.id, d.topic, d.key, d.due_at,
@@ -31,9 +31,12 @@ with due as materialized (
 ), page as materialized (
     -- Numbers only: full rows would be sorted just to be left behind.
     select s.id, sum(s.bytes) over (order by s.id) - s.bytes as before
-      from (select d.id, coalesce(octet_length(d.key), 0) + coalesce(pg_column_size(d.headers), 0)
-                         + case when octet_length(d.payload) <= $3 then octet_length(d.payload) else 0 end as bytes
-              from picked p join outbox.deferred d on d.id = p.id) s
+      from (select p.id, d.bytes
+              from picked p
+                   cross join lateral (
+                       select coalesce(octet_length(w.key), 0) + coalesce(pg_column_size(w.headers), 0)
+                              + case when octet_length(w.payload) <= $3 then octet_length(w.payload) else 0 end as bytes
+                         from outbox.deferred w where w.id = p.id offset 0) d) s
 )
 select null::bigint as id, null::uuid as event_id, null::text as topic, null::bytea as key, null::bytea as payload,
        null::integer as payload_bytes, null::jsonb as headers, null::integer as partition, clock_timestamp() as created_at,
@@ -47,7 +50,7 @@ union all
         octet_length(d.payload), d.headers, d.partition, d.created_at, d.deliver_after, d.expires_at,
         d.reason, d.attempts, d.tries, d.first_rejected_at, d.passable, coalesce(u.waits, false)
    from page p
-        join outbox.deferred d on d.id = p.id
-        left join due u on u.id = d.id
+        cross join lateral (select w.* from outbox.deferred w where w.id = p.id offset 0) d
+        left join due u on u.id = p.id
   where p.before < $4
   order by d.id)
