@@ -12,8 +12,11 @@
 
 mod circuit;
 mod copies;
+mod decided;
 mod due;
+mod enter;
 mod lanes;
+mod offer;
 mod once;
 mod put_off;
 mod reports;
@@ -28,24 +31,18 @@ use self::circuit::Circuit;
 use self::copies::Copies;
 use self::once::Once;
 use self::reports::{Pace, Returned};
-use super::batch::{Batch, DueBatch, Fate, Tag};
-use super::lanes::{Cause, Flood, Lane, LanePage, MainPage, Order};
+use super::batch::{Batch, DueBatch};
+use super::lanes::{Flood, Lane, LanePage, MainPage, Order};
 use super::pace::Rates;
 use super::remarks::Remarks;
 use super::requests::Controls;
-use super::topics::{Answer, KnownTopics, Standing, facts};
-use super::{Beside, Decided, DeferredRows, Entrance, Inheritance, Origin, Settled, Term, TermEnd};
+use super::topics::{Answer, KnownTopics};
+use super::{Beside, Decided, DeferredRows, Inheritance, Settled, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
-use crate::kafka::{NotTaken, Publisher, Report, Topics};
-use crate::message::{Fitness, judge};
+use crate::kafka::{Publisher, Report, Topics};
 use crate::metrics::{Dependency, KafkaErrorClass};
 use crate::ordering::BlockedKeys;
-use crate::partition;
-use crate::policy::{Delivery, OnExpiry};
-use crate::store::deferred::DueRow;
-use crate::store::settle::{Deferral, Reason};
-use crate::verdict::{Failure, Route};
 
 /// Rows handed over between two looks at the reports.
 const SLICE: usize = 500;
@@ -264,53 +261,6 @@ impl<'a> Sender<'a> {
         self.window.push_back(batch);
     }
 
-    fn take_due(&mut self, mut due: DueBatch) {
-        self.next_no += 1;
-        due.no = self.next_no;
-        let late: Vec<usize> = (0..due.rows.len()).filter(|index| due.rows[*index].waits).collect();
-        // They are due, but an earlier row of their key is not through.
-        for index in late {
-            let DueRow { row, reason, attempts, tries, .. } = &due.rows[index];
-            if *reason == Reason::Scheduled {
-                self.keys.wait(&row.topic, row.key.as_deref(), 1);
-                self.deferred.send_modify(|rows| {
-                    rows.scheduled = rows.scheduled.saturating_sub(1);
-                    rows.waiting += 1;
-                });
-            }
-            let behind = Deferral { attempts: *attempts, tries: *tries, ..Deferral::behind(row.id) };
-            due.fates[index] = Fate::PutOff(Box::new(behind));
-        }
-        self.due = Some(due);
-    }
-
-    /// Rows from elsewhere become deferred rows; from now on their keys wait for them.
-    fn let_in(&mut self, entrance: Entrance) {
-        let left = entrance.rows.len();
-        let mut decided = Decided { settled: Some(entrance.settled), left, ..Decided::default() };
-        for row in &entrance.rows {
-            let topic = self.topics.get(&row.topic);
-            topic.waiting += 1;
-            if topic.blocks() {
-                self.keys.wait(&row.topic, row.key.as_deref(), 1);
-            }
-            let passable = !topic.blocks();
-            match entrance.origin {
-                Origin::Requeued => decided.outcome.rare.requeued.push(row.id),
-                Origin::Found => decided.outcome.deferred.push(Deferral {
-                    reason: Reason::Retry,
-                    delay_ms: Some(0),
-                    class: Some("unaccounted"),
-                    error: Some("no settlement accounted for it".to_owned()),
-                    passable,
-                    ..Deferral::behind(row.id)
-                }),
-            }
-        }
-        self.deferred.send_modify(|rows| rows.waiting += left as u64);
-        self.extra.push_back(decided);
-    }
-
     /// Every row that was read has been offered, and the window has room for more.
     fn wants_page(&self) -> bool {
         self.window.len() < BATCHES && self.unoffered(None).is_none()
@@ -346,167 +296,6 @@ impl<'a> Sender<'a> {
             && !self.rates.is_used_up()
             && (!self.again.is_empty() || main() || self.a_lane_may_go()))
             || self.due_may_go()
-    }
-
-    /// Hands over a slice of rows: those that go again first, then the lanes' and main's new ones in order; then due ones.
-    fn hand_over(&mut self) -> Result<(), TermEnd> {
-        if !self.term.trust.holds() {
-            return Err(TermEnd::TrustRanOut);
-        }
-        // Looked at before every row: the next one must not pass a row that has just come back.
-        while self.gate_is_open() {
-            let Some(&(no, index)) = self.again.front() else { break };
-            if self.offer(self.batch_at(no), index) == Offer::NotNow {
-                break;
-            }
-            self.again.pop_front();
-        }
-        if self.again.is_empty() {
-            self.hand_over_lanes();
-            for _ in 0..SLICE {
-                if !self.gate_is_open() || self.main_waits || !self.has_room() || !self.hand_over_next(None) {
-                    break;
-                }
-            }
-        }
-        self.hand_over_once();
-        self.hand_over_due()
-    }
-
-    /// Offers the next row of a stream. `false`: there is none, or it does not go now.
-    fn hand_over_next(&mut self, lane: Option<usize>) -> bool {
-        let Some(at) = self.unoffered(lane) else { return false };
-        let index = self.window[at].offered;
-        if self.offer(at, index) == Offer::NotNow {
-            return false;
-        }
-        let batch = &mut self.window[at];
-        let weight = batch.rows[index].weight();
-        batch.offered += 1;
-        batch.bytes += weight;
-        // Rows that go one by one, because of a rate, have not stalled.
-        batch.offered_at = Instant::now();
-        self.rows += 1;
-        self.bytes += weight;
-        if batch.offered == batch.rows.len() {
-            crash_point::reach(crash_point::AFTER_SEND);
-        }
-        true
-    }
-
-    /// Offers a row to the main producer, or decides that it does not go.
-    fn offer(&mut self, at: usize, index: usize) -> Offer {
-        let now_us = now_us() + self.clock_us;
-        let lane = self.window[at].lane;
-        let row = &self.window[at].rows[index];
-        let topic = self.topics.get(&row.topic);
-        if row.expires_us.is_some_and(|at| at <= now_us) {
-            match topic.policy.on_expiry {
-                OnExpiry::Drop => self.window[at].set(index, Fate::Expired),
-                OnExpiry::DeadLetter => self.bury_expired(at, index),
-            }
-            return Offer::Done;
-        }
-        if lane.is_none()
-            && topic.lane.is_some()
-            && let Some(offer) = self.offer_of_laned(at, index)
-        {
-            return offer;
-        }
-        let row = &self.window[at].rows[index];
-        if let Some(ahead_us) = row.deliver_after_us.map(|at| at.saturating_sub(now_us)).filter(|us| *us > 0)
-        {
-            self.put_off(at, index, Reason::Scheduled, Some(ahead_us / 1000), None, false);
-            return Offer::Done;
-        }
-        if self.keys.blocks(&row.topic, row.key.as_deref()) {
-            self.put_off(at, index, Reason::Behind, None, None, false);
-            return Offer::Done;
-        }
-        let topic = self.topics.get(&row.topic);
-        let (settings, narrow) = match &topic.standing {
-            Standing::Ready(settings) => (*settings, topic.narrow),
-            Standing::Sick { refusal, .. } => {
-                let refusal = refusal.clone();
-                self.park(at, index, refusal);
-                return Offer::Done;
-            }
-            Standing::Unknown => {
-                self.topics.ask(&row.topic);
-                self.wait_for_answer(lane);
-                return Offer::NotNow;
-            }
-        };
-        // Read by main before its lane has opened: it comes back through the lane's own way.
-        let apart = match &topic.policy {
-            policy if policy.delivery == Delivery::AtMostOnce => Some(Cause::AtMostOnce),
-            policy if lane.is_none() && policy.rate.is_some() => Some(Cause::Paced),
-            _ => None,
-        };
-        if let Some(cause) = apart {
-            self.open_lane(at, index, cause);
-            return Offer::Done;
-        }
-        if !self.rates.take(&row.topic, lane.and(topic.policy.rate)) {
-            self.wait_for_answer(lane);
-            return Offer::NotNow;
-        }
-        let (compressed, batch_size) = (self.publisher.compresses(), self.publisher.batch_size());
-        match judge(row, &facts(&settings, narrow, compressed, batch_size)) {
-            Fitness::Fit => {}
-            Fitness::Suspect => {
-                self.put_off(at, index, Reason::Retry, Some(0), Some(put_off::suspect()), false);
-                return Offer::Done;
-            }
-            Fitness::Unfit(failure, text) => {
-                self.put_off_unfit(at, index, failure, text);
-                return Offer::Done;
-            }
-        }
-        // A row without key has no order, whoever passes it.
-        let gates = &mut self.topics.get(&row.topic).gates;
-        let partition = match &row.key {
-            Some(key) if !gates.are_open() => {
-                Some(row.partition.unwrap_or_else(|| partition::of_key(key, settings.partitions)))
-            }
-            _ => None,
-        };
-        if partition.is_some_and(|partition| gates.holds(partition)) {
-            self.awaits_report = true;
-            return Offer::NotNow;
-        }
-        let tag = Tag { route: Route::Main, no: self.window[at].no, index };
-        match self.publisher.hand_over(Route::Main, row, &self.term.stamp, now_us, tag.encode()) {
-            Ok(()) => {
-                if let Some(partition) = partition {
-                    gates.handed_over(partition, tag);
-                }
-                if self.outstanding == 0 {
-                    self.circuit.begins(Instant::now());
-                }
-                self.outstanding += 1;
-                self.window[at].set(index, Fate::InFlight);
-                Offer::Done
-            }
-            Err(NotTaken::Full) => {
-                self.awaits_report = true;
-                Offer::NotNow
-            }
-            Err(NotTaken::Dead) => {
-                self.dead_since.get_or_insert_with(Instant::now);
-                Offer::NotNow
-            }
-            // librdkafka refused this very record, so nobody else is involved.
-            Err(NotTaken::Refused(refusal)) => {
-                let topic = Arc::clone(&row.topic);
-                self.count_refusal(&topic, &refusal);
-                match refusal.failure {
-                    Failure::Topic(_) => self.put_off_sick(at, index, refusal),
-                    failure => self.put_off_unfit(at, index, failure, refusal.text),
-                }
-                Offer::Done
-            }
-        }
     }
 
     fn take_answer(&mut self, answer: Answer) -> Result<(), TermEnd> {
@@ -570,74 +359,6 @@ impl<'a> Sender<'a> {
             Some(lane) => lane.waits = true,
             None => self.main_waits = true,
         }
-    }
-
-    /// What a settlement frees: room in the window, and keys whose last waiting row is through.
-    fn leave(&mut self, settled: Settled) {
-        self.rows -= settled.rows;
-        self.bytes -= settled.bytes;
-        for (topic, key) in &settled.departed {
-            self.keys.leave(topic, key.as_deref());
-            let topic = self.topics.get(topic);
-            topic.waiting = topic.waiting.saturating_sub(1);
-        }
-        self.once.take_settled(settled.once);
-        if settled.gone > 0 {
-            let waiting = settled.departed.len() as u64;
-            let scheduled = settled.gone as u64 - waiting;
-            self.deferred.send_modify(|rows| {
-                rows.waiting = rows.waiting.saturating_sub(waiting);
-                rows.scheduled = rows.scheduled.saturating_sub(scheduled);
-            });
-        }
-    }
-
-    /// The next batch whose rows are all decided. The batches of main leave in the order in which they were read, and so do
-    /// those of each lane; they do not wait for each other.
-    fn decided_at(&self) -> Option<usize> {
-        if self.window.front()?.open == 0 {
-            return Some(0);
-        }
-        if self.lanes.is_empty() {
-            return None;
-        }
-        // Bit 0 is main's.
-        let mut held = 0u128;
-        self.window.iter().position(|batch| {
-            let stream = 1 << batch.lane.map_or(0, |lane| lane + 1);
-            let goes = batch.open == 0 && held & stream == 0;
-            held |= stream;
-            goes
-        })
-    }
-
-    fn due_is_through(&self) -> bool {
-        self.due.as_ref().is_some_and(DueBatch::is_through)
-    }
-
-    /// The next decided batch.
-    fn take_decided(&mut self) -> Decided {
-        let decided = self.next_decided();
-        if !decided.once.is_empty() {
-            self.once.settles();
-        }
-        decided
-    }
-
-    fn next_decided(&mut self) -> Decided {
-        if let Some(extra) = self.extra.pop_front() {
-            return extra;
-        }
-        if let Some(due) = self.due.take_if(|due| due.is_through()) {
-            self.topics.count_due(&due);
-            return due.decided();
-        }
-        let at = self.decided_at().expect("only called when a batch is decided");
-        let batch = self.window.remove(at).expect("it was found above");
-        self.term.metrics.publish_seconds.observe(batch.begun.elapsed().as_secs_f64());
-        self.term.metrics.batch_messages.observe(batch.rows.len() as f64);
-        self.topics.count_batch(&batch);
-        self.take_lane_step(batch)
     }
 
     fn batch_at(&self, no: u64) -> usize {

@@ -15,7 +15,8 @@ use crate::relay::topics::Standing;
 use crate::store::settle::Reason;
 use crate::verdict::{Failure, History, Limits, Route, Verdict, decide};
 
-pub(super) const ENDLESS: Limits = Limits { attempts: u32::MAX, age: Duration::MAX };
+/// A row that failed in company is charged with nothing, so its policy's limits do not matter.
+const ENDLESS: Limits = Limits { attempts: u32::MAX, age: Duration::MAX };
 
 /// How long a dead producer's last reports are waited for before it is purged, and then again before it is given up.
 const LAST_REPORTS: Duration = Duration::from_secs(3);

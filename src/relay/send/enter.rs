@@ -1,0 +1,56 @@
+//! The sender's side entrance: due rows, and rows that are to become deferred ones.
+
+use super::{DueBatch, Sender};
+use crate::relay::batch::Fate;
+use crate::relay::{Decided, Entrance, Origin};
+use crate::store::deferred::DueRow;
+use crate::store::settle::{Deferral, Reason};
+
+impl Sender<'_> {
+    pub(super) fn take_due(&mut self, mut due: DueBatch) {
+        self.next_no += 1;
+        due.no = self.next_no;
+        let late: Vec<usize> = (0..due.rows.len()).filter(|index| due.rows[*index].waits).collect();
+        // They are due, but an earlier row of their key is not through.
+        for index in late {
+            let DueRow { row, reason, attempts, tries, .. } = &due.rows[index];
+            if *reason == Reason::Scheduled {
+                self.keys.wait(&row.topic, row.key.as_deref(), 1);
+                self.deferred.send_modify(|rows| {
+                    rows.scheduled = rows.scheduled.saturating_sub(1);
+                    rows.waiting += 1;
+                });
+            }
+            let behind = Deferral { attempts: *attempts, tries: *tries, ..Deferral::behind(row.id) };
+            due.fates[index] = Fate::PutOff(Box::new(behind));
+        }
+        self.due = Some(due);
+    }
+
+    /// Rows from elsewhere become deferred rows; from now on their keys wait for them.
+    pub(super) fn let_in(&mut self, entrance: Entrance) {
+        let left = entrance.rows.len();
+        let mut decided = Decided { settled: Some(entrance.settled), left, ..Decided::default() };
+        for row in &entrance.rows {
+            let topic = self.topics.get(&row.topic);
+            topic.waiting += 1;
+            if topic.blocks() {
+                self.keys.wait(&row.topic, row.key.as_deref(), 1);
+            }
+            let passable = !topic.blocks();
+            match entrance.origin {
+                Origin::Requeued => decided.outcome.rare.requeued.push(row.id),
+                Origin::Found => decided.outcome.deferred.push(Deferral {
+                    reason: Reason::Retry,
+                    delay_ms: Some(0),
+                    class: Some("unaccounted"),
+                    error: Some("no settlement accounted for it".to_owned()),
+                    passable,
+                    ..Deferral::behind(row.id)
+                }),
+            }
+        }
+        self.deferred.send_modify(|rows| rows.waiting += left as u64);
+        self.extra.push_back(decided);
+    }
+}
