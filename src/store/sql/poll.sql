@@ -43,23 +43,36 @@ with facts as materialized (
              order by id
              limit $3) l
 ), fresh as materialized (
-    select w.*
-      from (select m.*, lead(m.id) over page is null as last,
-                   sum(case when m.skipped then 0 else m.bytes end) over page as upto,
-                   count(*) filter (where m.skipped) over page as skips
-              from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
-                           o.created_at, o.deliver_after, o.expires_at, o.topic = any ($9::text[]) as skipped,
-                           coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
-                           + coalesce(pg_column_size(o.headers), 0) as bytes
-                      from outbox.message o
-                     where o.id > $2 and (select g.more from guards g)
-                       and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
-                     order by o.id
-                     limit case when $9::text[] = '{}' then $3 else $10 end) m
-            window page as (order by m.id)) w
-     where not w.skipped or w.last
-     order by w.id
-     limit $3
+    -- Two arms, of which one runs: telling skipped rows from others costs a quarter more for each row.
+    select m.*, false as skipped, 0::bigint as skips, sum(m.bytes) over (order by m.id) as upto
+      from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
+                   o.created_at, o.deliver_after, o.expires_at,
+                   coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
+                   + coalesce(pg_column_size(o.headers), 0) as bytes
+              from outbox.message o
+             where $9::text[] = '{}' and o.id > $2 and (select g.more from guards g)
+               and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
+             order by o.id
+             limit $3) m
+    union all
+    (select w.id, w.event_id, w.topic, w.key, w.payload, w.headers, w.partition, w.created_at, w.deliver_after, w.expires_at,
+            w.bytes, w.skipped, w.skips, w.upto
+       from (select m.*, lead(m.id) over page is null as last,
+                    sum(case when m.skipped then 0 else m.bytes end) over page as upto,
+                    count(*) filter (where m.skipped) over page as skips
+               from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
+                            o.created_at, o.deliver_after, o.expires_at, o.topic = any ($9::text[]) as skipped,
+                            coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
+                            + coalesce(pg_column_size(o.headers), 0) as bytes
+                       from outbox.message o
+                      where $9::text[] <> '{}' and o.id > $2 and (select g.more from guards g)
+                        and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
+                      order by o.id
+                      limit $10) m
+             window page as (order by m.id)) w
+      where not w.skipped or w.last
+      order by w.id
+      limit $3)
 )
 select 0 as kind, null::bigint as id, null::uuid as event_id,
        -- Snapshot, whose token, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
