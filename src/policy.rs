@@ -153,20 +153,26 @@ impl Change {
         for (name, value) in fields {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let wrong = |reason: String| format!("{name} = {text} {reason}");
-            let count = || text.parse::<u32>().map_err(|_| wrong("is not a whole number".to_owned()));
-            let duration = || {
-                let reason = "is not a duration: write a number and a unit, such as 5ms, 20s or 1h";
-                humantime::parse_duration(&text).map_err(|_| wrong(reason.to_owned()))
+            let count = |least: u32| {
+                let count = text.parse::<u32>().map_err(|_| wrong("is not a whole number".to_owned()))?;
+                if count < least { Err(wrong(format!("must be at least {least}"))) } else { Ok(count) }
             };
+            let duration = |least: Duration| {
+                let reason = "is not a duration: write a number and a unit, such as 5ms, 20s or 1h";
+                let duration = humantime::parse_duration(&text).map_err(|_| wrong(reason.to_owned()))?;
+                let shown = humantime::format_duration(least);
+                if duration < least { Err(wrong(format!("must be at least {shown}"))) } else { Ok(duration) }
+            };
+            const WAIT: Duration = Duration::from_millis(1);
             match name.as_str() {
                 "on_failure" => change.on_failure = Some(text.parse().map_err(wrong)?),
                 "on_expiry" => change.on_expiry = Some(text.parse().map_err(wrong)?),
-                "attempts" => change.attempts = Some(count()?),
-                "age" => change.age = Some(duration()?),
-                "base" => change.base = Some(duration()?),
-                "max" => change.max = Some(duration()?),
-                "rate" => change.rate = Some(if value.is_null() { None } else { Some(count()?.max(1)) }),
-                "dead_per_minute" => change.dead_per_minute = Some(count()?),
+                "attempts" => change.attempts = Some(count(1)?),
+                "age" => change.age = Some(duration(Duration::from_secs(1))?),
+                "base" => change.base = Some(duration(WAIT)?),
+                "max" => change.max = Some(duration(WAIT)?),
+                "rate" => change.rate = Some(if value.is_null() { None } else { Some(count(1)?) }),
+                "dead_per_minute" => change.dead_per_minute = Some(count(0)?),
                 // Rows that are on their way would be settled in two ways.
                 "delivery" => return Err("delivery can only be changed in the configuration".to_owned()),
                 _ => return Err(format!("{name} is not a key of a policy that can be changed at run time")),
@@ -349,6 +355,9 @@ mod tests {
             Err("age = 5 is not a duration: write a number and a unit, such as 5ms, 20s or 1h".to_owned())
         );
         assert!(read(r#"{"delivery": "at_most_once"}"#).is_err());
+        for odd in [r#"{"attempts": 0}"#, r#"{"base": "0s"}"#, r#"{"age": "1ms"}"#, r#"{"rate": 0}"#] {
+            assert!(read(odd).is_err(), "{odd}");
+        }
         assert!(read(r#"{"atempts": 1}"#).is_err() && read("[]").is_err());
     }
 

@@ -1,7 +1,8 @@
-//! The broker's vocabulary in ours: from an error code to what it means for a row. One table.
+//! The broker's vocabulary in ours: from an error code, and what librdkafka knows of the record, to what it means for a
+//! row. One table; `codes.golden.txt` shows it code by code.
 //!
-//! An unknown code is a refusal: the record goes alone next, and if it fails alone it is put off with backoff. It is
-//! never a success, and never repeated without a wait.
+//! An unknown code is a refusal: the record goes alone next, and if it fails alone it is put off with backoff, as often as
+//! its policy allows. It is never a success, and never repeated without a wait.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -9,92 +10,131 @@ use super::status::Persistence;
 use super::{NotTaken, Refusal};
 use crate::verdict::{Failure, TopicTrouble};
 
-/// What a code in a delivery report or at the hand-over means for the row.
-pub(super) fn failure(code: Code) -> Failure {
-    match code {
-        Code::UnknownTopicOrPartition
-        | Code::UnknownTopic
-        // What librdkafka had queued when the topic vanished.
-        | Code::UnknownPartition => Failure::Topic(TopicTrouble::Missing),
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-            Failure::Topic(TopicTrouble::Forbidden)
-        }
-        // The topic's clock bounds, not the row, refuse a timestamp.
-        Code::InvalidTimestamp => Failure::Topic(TopicTrouble::Timestamp),
-        // The bad company of a refused record, and what a dying producer gives back unsent.
-        Code::InvalidDifferentRecord
-        | Code::GaplessGuarantee
-        | Code::PurgeQueue
-        | Code::OutOfOrderSequenceNumber
-        | Code::Fatal => Failure::NotWritten,
-        Code::PurgeInflight
-        | Code::MessageTimedOut
-        | Code::OperationTimedOut
-        | Code::RequestTimedOut
-        | Code::BrokerTransportFailure
-        | Code::AllBrokersDown
-        | Code::UnknownProducerId
-        | Code::InvalidProducerEpoch
-        | Code::ProducerFenced
-        | Code::Fenced
-        | Code::NotEnoughReplicas
-        | Code::NotEnoughReplicasAfterAppend
-        | Code::NotLeaderForPartition
-        | Code::LeaderNotAvailable
-        | Code::ThrottlingQuotaExceeded
-        | Code::Authentication
-        | Code::SaslAuthenticationFailed => Failure::Unknown,
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Failure::TooLarge,
-        _ => Failure::Refused,
-    }
+/// Whose trouble a code tells of.
+enum Blame {
+    /// The record's, or that of another one in its batch: it is not taken.
+    Record(Failure),
+    /// The topic's: all its rows fare alike.
+    Topic(TopicTrouble),
+    /// Nobody's: brokers, the network, our own producer. Whether the record was written, librdkafka knows.
+    Nobody,
+    /// Nobody's, and what librdkafka thinks of the record is no proof that it was not written.
+    NobodyKnows,
 }
 
-/// The label `class` of `outbox_kafka_errors_total`.
-pub(super) fn class(code: Code) -> &'static str {
+/// The table: whose trouble it is, and the label `class` of `outbox_kafka_errors_total`. Codes that no producer meets
+/// (those of consumers, groups, transactions and administration) are in its last row.
+fn meaning(code: Code) -> (Blame, &'static str) {
+    use Blame::{Nobody, NobodyKnows, Record, Topic};
     match code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId
+        // What librdkafka had queued when the topic vanished.
+        | Code::UnknownPartition => (Topic(TopicTrouble::Missing), "topic"),
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            (Topic(TopicTrouble::Forbidden), "authorization")
+        }
+        // The topic's clock bounds, not the row, refuse a timestamp.
+        Code::InvalidTimestamp => (Topic(TopicTrouble::Timestamp), "topic"),
+
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => (Record(Failure::TooLarge), "record"),
+        Code::InvalidMessage
+        | Code::InvalidMessageSize
+        | Code::InvalidRecord
+        | Code::InvalidTopic
+        | Code::PolicyViolation => (Record(Failure::Refused), "record"),
+        // In the company of a refused record.
+        Code::InvalidDifferentRecord => (Nobody, "record"),
+
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
         | Code::Resolve
         | Code::MessageTimedOut
         | Code::OperationTimedOut
-        | Code::RequestTimedOut => "unreachable",
-        Code::ThrottlingQuotaExceeded => "throttled",
-        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => "authentication",
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => "authorization",
-        Code::UnknownTopicOrPartition
-        | Code::UnknownTopic
-        | Code::UnknownPartition
-        | Code::InvalidTimestamp => "topic",
-        Code::Fatal | Code::GaplessGuarantee | Code::Fenced | Code::ProducerFenced => "fatal",
-        Code::MessageSizeTooLarge
-        | Code::InvalidMessageSize
-        | Code::InvalidMessage
-        | Code::InvalidRecord
-        | Code::InvalidDifferentRecord
-        | Code::PolicyViolation
-        | Code::MessageBatchTooLarge
-        | Code::InvalidTopic => "record",
-        _ => "other",
+        | Code::TimedOutQueue
+        | Code::RequestTimedOut
+        | Code::BrokerNotAvailable
+        | Code::UnknownBroker
+        | Code::BrokerDestroy
+        | Code::DestroyBroker
+        | Code::RebootstrapRequired => (Nobody, "unreachable"),
+        // A broker that lost another one: librdkafka takes it for a plain refusal.
+        Code::NetworkException => (NobodyKnows, "unreachable"),
+        // A partition that moves, or lacks replicas.
+        Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::ReplicaNotAvailable
+        | Code::FencedLeaderEpoch
+        | Code::UnknownLeaderEpoch
+        | Code::KafkaStorageError
+        | Code::ISRInsufficient
+        | Code::NotEnoughReplicas
+        | Code::NotEnoughReplicasAfterAppend => (Nobody, "topic"),
+        Code::ThrottlingQuotaExceeded => (Nobody, "throttled"),
+        Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::SSL
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState
+        | Code::DelegationTokenAuthDisabled
+        | Code::DelegationTokenNotFound
+        | Code::DelegationTokenOwnerMismatch
+        | Code::DelegationTokenRequestNotAllowed
+        | Code::DelegationTokenExpired => (Nobody, "authentication"),
+
+        // The end of a producer, and what it gives back.
+        Code::Fatal
+        | Code::GaplessGuarantee
+        | Code::Inconsistent
+        | Code::Fenced
+        | Code::ProducerFenced
+        | Code::InvalidProducerEpoch
+        | Code::InvalidProducerIdMapping
+        | Code::UnknownProducerId
+        | Code::OutOfOrderSequenceNumber => (Nobody, "fatal"),
+        Code::PurgeQueue
+        | Code::QueueFull
+        | Code::Retry
+        | Code::Interrupted
+        | Code::CriticalSystemResource
+        // A response that cannot be read says nothing about the record.
+        | Code::BadMessage => (Nobody, "other"),
+        Code::PurgeInflight
+        // librdkafka makes it a success where idempotence is on. Without, the broker has the record, or had.
+        | Code::DuplicateSequenceNumber => (NobodyKnows, "other"),
+
+        _ => (Record(Failure::Refused), "other"),
     }
 }
 
-/// The same with what librdkafka knows about whether the record was written. Nothing of it makes a failure a success: even
-/// what was written all the same is sent again, for its offset is not known; it has the same event id.
-fn failure_of(code: Code, persistence: Persistence) -> Failure {
-    match (failure(code), persistence) {
-        (Failure::Unknown, Persistence::Not) => Failure::NotWritten,
-        (Failure::NotWritten, Persistence::Possibly | Persistence::Written) => Failure::Unknown,
-        (failure, _) => failure,
+/// What a code means for the row.
+///
+/// A refusal stays one although an earlier try of librdkafka's may have been written: charged or not, the row keeps its
+/// event id. `Written` comes with no error in librdkafka 2.12: the one code that implies it (a repeated sequence) is
+/// reported as a success, and the flag that would set it is used for no code. Should it come, the row is sent again:
+/// nothing makes a failure a success, for its place in the topic is not known.
+fn failure(code: Code, persistence: Persistence) -> Failure {
+    match (meaning(code).0, persistence) {
+        (_, Persistence::Written) | (Blame::NobodyKnows, _) => Failure::Unknown,
+        (Blame::Record(failure), _) => failure,
+        (Blame::Topic(trouble), _) => Failure::Topic(trouble),
+        (Blame::Nobody, Persistence::Not) => Failure::NotWritten,
+        (Blame::Nobody, Persistence::Possibly) => Failure::Unknown,
     }
+}
+
+/// The label `class` of `outbox_kafka_errors_total`.
+pub(super) fn class(code: Code) -> &'static str {
+    meaning(code).1
 }
 
 /// What a delivery report says.
 pub(super) fn reported(code: Code, persistence: Persistence) -> Refusal {
-    Refusal { failure: failure_of(code, persistence), ..refusal(code) }
+    Refusal { failure: failure(code, persistence), class: class(code), text: code.to_string() }
 }
 
+/// What is said before anything was sent: at the hand-over, or in a topic's metadata.
 pub(super) fn refusal(code: Code) -> Refusal {
-    Refusal { failure: failure(code), class: class(code), text: code.to_string() }
+    reported(code, Persistence::Not)
 }
 
 /// What an error at the hand-over means.
@@ -134,52 +174,77 @@ pub(super) fn request_error(
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::types::RDKafkaRespErr;
+
     use super::*;
 
     #[track_caller]
-    fn check(code: Code, expected_failure: Failure, expected_class: &str) {
-        assert_eq!((failure(code), class(code)), (expected_failure, expected_class));
+    fn check(code: Code, not: Failure, possibly: Failure, expected_class: &str) {
+        let found = (failure(code, Persistence::Not), failure(code, Persistence::Possibly), class(code));
+        assert_eq!(found, (not, possibly, expected_class));
     }
 
     #[test]
     fn codes_mean_what_the_table_says() {
-        check(Code::MessageSizeTooLarge, Failure::TooLarge, "record");
-        check(Code::InvalidRecord, Failure::Refused, "record");
-        check(Code::InvalidDifferentRecord, Failure::NotWritten, "record");
-        check(Code::GaplessGuarantee, Failure::NotWritten, "fatal");
-        check(Code::PurgeQueue, Failure::NotWritten, "other");
-        check(Code::PurgeInflight, Failure::Unknown, "other");
-        check(Code::MessageTimedOut, Failure::Unknown, "unreachable");
-        check(Code::UnknownTopicOrPartition, Failure::Topic(TopicTrouble::Missing), "topic");
-        check(Code::TopicAuthorizationFailed, Failure::Topic(TopicTrouble::Forbidden), "authorization");
-        check(Code::InvalidTimestamp, Failure::Topic(TopicTrouble::Timestamp), "topic");
-        check(Code::UnknownPartition, Failure::Topic(TopicTrouble::Missing), "topic");
-        check(Code::SaslAuthenticationFailed, Failure::Unknown, "authentication");
+        use Failure::{NotWritten, Refused, TooLarge, Unknown};
+        let missing = Failure::Topic(TopicTrouble::Missing);
+        let forbidden = Failure::Topic(TopicTrouble::Forbidden);
+        let timestamp = Failure::Topic(TopicTrouble::Timestamp);
+        check(Code::MessageSizeTooLarge, TooLarge, TooLarge, "record");
+        check(Code::InvalidRecord, Refused, Refused, "record");
+        check(Code::InvalidDifferentRecord, NotWritten, Unknown, "record");
+        check(Code::MessageTimedOut, NotWritten, Unknown, "unreachable");
+        check(Code::BrokerTransportFailure, NotWritten, Unknown, "unreachable");
+        check(Code::PurgeQueue, NotWritten, Unknown, "other");
+        check(Code::PurgeInflight, Unknown, Unknown, "other");
+        check(Code::GaplessGuarantee, NotWritten, Unknown, "fatal");
+        check(Code::OutOfOrderSequenceNumber, NotWritten, Unknown, "fatal");
+        check(Code::UnknownTopicOrPartition, missing, missing, "topic");
+        check(Code::UnknownPartition, missing, missing, "topic");
+        check(Code::TopicAuthorizationFailed, forbidden, forbidden, "authorization");
+        check(Code::InvalidTimestamp, timestamp, timestamp, "topic");
+        check(Code::SaslAuthenticationFailed, NotWritten, Unknown, "authentication");
+        check(Code::ThrottlingQuotaExceeded, NotWritten, Unknown, "throttled");
+        check(Code::DuplicateSequenceNumber, Unknown, Unknown, "other");
+        // Codes without a row of their own.
+        check(Code::Unknown, Refused, Refused, "other");
+        check(Code::UnsupportedCompressionType, Refused, Refused, "other");
+        check(Code::NoError, Refused, Refused, "other");
     }
 
-    #[track_caller]
-    fn told(code: Code, persistence: Persistence, expected: Failure) {
-        assert_eq!(reported(code, persistence).failure, expected);
-    }
-
-    #[test]
-    fn what_was_surely_not_written_is_told_from_what_may_be() {
-        told(Code::MessageTimedOut, Persistence::Not, Failure::NotWritten);
-        told(Code::MessageTimedOut, Persistence::Possibly, Failure::Unknown);
-        told(Code::MessageTimedOut, Persistence::Written, Failure::Unknown);
-        told(Code::PurgeInflight, Persistence::Possibly, Failure::Unknown);
-        told(Code::PurgeQueue, Persistence::Not, Failure::NotWritten);
-        told(Code::BrokerTransportFailure, Persistence::Not, Failure::NotWritten);
-        told(Code::OutOfOrderSequenceNumber, Persistence::Possibly, Failure::Unknown);
-        // A refusal is one whatever librdkafka thinks of the record.
-        told(Code::InvalidRecord, Persistence::Possibly, Failure::Refused);
-        told(Code::MessageSizeTooLarge, Persistence::Not, Failure::TooLarge);
-        told(Code::TopicAuthorizationFailed, Persistence::Not, Failure::Topic(TopicTrouble::Forbidden));
+    /// All codes that librdkafka has names for.
+    fn codes() -> impl Iterator<Item = (i32, Code)> {
+        (-200..=130).filter_map(|number| Some((number, RDKafkaRespErr::try_from(number).ok()?.into())))
     }
 
     #[test]
-    fn an_unknown_code_is_a_refusal() {
-        check(Code::Unknown, Failure::Refused, "other");
-        check(Code::UnsupportedCompressionType, Failure::Refused, "other");
+    fn every_code_has_its_row() {
+        let word = |failure| match failure {
+            Failure::Refused => "refused",
+            Failure::TooLarge => "too large",
+            Failure::NotWritten => "not written",
+            Failure::Unknown => "unknown",
+            Failure::Topic(trouble) => trouble.cause(),
+        };
+        let row = |(number, code)| {
+            let [not, possibly] = [Persistence::Not, Persistence::Possibly].map(|p| word(failure(code, p)));
+            format!(
+                "{number:>4} {code:<35} {:<14} {not:<11} {possibly}",
+                class(code),
+                code = format!("{code:?}")
+            )
+        };
+        let found: Vec<String> = codes().map(row).collect();
+        let golden: Vec<&str> =
+            include_str!("codes.golden.txt").lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(found, golden, "a code is new, or means something else by now:\n{}\n", found.join("\n"));
+    }
+
+    #[test]
+    fn nothing_that_may_have_been_written_counts_as_not_written() {
+        for (_, code) in codes() {
+            assert_ne!(failure(code, Persistence::Possibly), Failure::NotWritten, "{code:?}");
+            assert_eq!(failure(code, Persistence::Written), Failure::Unknown, "{code:?}");
+        }
     }
 }

@@ -47,13 +47,13 @@ impl Controls {
         let mut controls = Controls { policies: configured.clone(), ..Controls::default() };
         for request in requests.iter().filter(|request| !request.expired) {
             let topic = request.topic.as_deref();
-            let rate = request.value.get("rate").and_then(Value::as_u64).map(|rate| rate as u32);
+            let rate = rate_of(request);
             match (request.kind, topic) {
                 (Some(Kind::Pause), Some(topic)) => _ = controls.paused.insert(topic.into()),
                 (Some(Kind::Resume), Some(topic)) => _ = controls.paused.remove(topic),
-                (Some(Kind::Rate), None) => controls.rate = Some(rate),
+                (Some(Kind::Rate), None) => controls.rate = rate.ok().or(controls.rate),
                 (Some(Kind::Rate), Some(topic)) => {
-                    if let Ok(glob) = topic.parse::<Glob>() {
+                    if let (Ok(glob), Ok(rate)) = (topic.parse::<Glob>(), rate) {
                         let change = Change { rate: Some(rate), ..Change::default() };
                         controls.policies = controls.policies.and(glob, change);
                     }
@@ -163,8 +163,21 @@ async fn take_effect(
     Ok(())
 }
 
+/// The rate that is asked for; `None` is no limit. What is no rate must not take a limit away.
+fn rate_of(request: &Request) -> Result<Option<u32>, String> {
+    let rate = request.value.get("rate").unwrap_or(&Value::Null);
+    if rate.is_null() {
+        return Ok(None);
+    }
+    let whole = rate.as_u64().and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate > 0);
+    whole
+        .map(Some)
+        .ok_or_else(|| format!("{rate} is no rate: a whole number of records a second, at least 1"))
+}
+
 fn refused(request: &Request) -> Option<String> {
     match request.kind {
+        Some(Kind::Rate) => rate_of(request).err(),
         Some(Kind::Policy) => match request.topic.as_deref().unwrap_or_default().parse::<Glob>() {
             Err(error) => Some(format!("the topic {error}")),
             Ok(_) => Change::from_json(&request.value).err(),
@@ -300,6 +313,9 @@ mod tests {
             request(6, Kind::Policy, Some("or*"), json!({"attempts": 99})),
             Request { expired: true, ..request(7, Kind::Pause, Some("late"), Value::Null) },
         ];
+        let odd = |value| Controls::of(&[request(1, Kind::Rate, None, value)], &Policies::default()).rate;
+        assert_eq!(odd(json!({"rate": null})), Some(None));
+        assert_eq!((odd(json!({"rate": 1.5})), odd(json!({"rate": 4_294_967_297_u64}))), (None, None));
         let controls = Controls::of(&requests, &Policies::default());
         assert_eq!(controls.paused, HashSet::from([Arc::from("users")]));
         assert_eq!(controls.rate, Some(Some(100)));

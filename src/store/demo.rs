@@ -17,6 +17,10 @@ use super::publish::{Message, PublishError, publish};
 /// How long the server may take for one step of making or dropping the database.
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How often the database is tried to be dropped, and the pause between.
+const DROP_TRIES: u32 = 20;
+const DROP_PAUSE: Duration = Duration::from_millis(500);
+
 /// A database that the demo has made. Dropping the value leaves the database; [`DemoDatabase::remove`] takes it away.
 #[derive(Debug)]
 pub struct DemoDatabase {
@@ -115,7 +119,16 @@ impl DemoDatabase {
         let mut connection = connect(&self.server_url).await?;
         // A name cannot be a parameter; this one was made by us out of letters and digits.
         let statement = format!("drop database \"{}\" with (force)", self.name);
-        within("drop the demo's database", sqlx::raw_sql(&statement).execute(&mut connection)).await?;
+        // Autovacuum may be at work in it, as a superuser whom our login may not send away; it gives way within seconds.
+        for patience in (0..DROP_TRIES).rev() {
+            let dropped =
+                within("drop the demo's database", sqlx::raw_sql(&statement).execute(&mut connection)).await;
+            match dropped {
+                Ok(_) => break,
+                Err(error) if patience == 0 => return Err(error),
+                Err(_) => tokio::time::sleep(DROP_PAUSE).await,
+            }
+        }
         for role in ["outbox_owner", "outbox_producer", "outbox_relay", "outbox_reader", "outbox_admin"] {
             if !self.roles_before.iter().any(|before| before == role) {
                 // Refused when another database has begun to use it, or when it was never made. Both are fine.

@@ -129,7 +129,8 @@ impl Sender<'_> {
             fingerprint: verdict::fingerprint(reason, text),
             error: verdict::scrub(text),
             attempts,
-            copy: self.topics.get(name).policy.dead_letter_topic.clone(),
+            // Not onto the very topic that would not take it.
+            copy: self.topics.get(name).policy.dead_letter_topic.clone().filter(|copy| copy != name),
         }
     }
 
