@@ -79,8 +79,7 @@ impl Sender<'_> {
 
     fn end_copies(&mut self) {
         let Some(copies) = self.copies.take_if(|copies| copies.open == 0) else { return };
-        let mut decided =
-            Decided { settled: Some(copies.settled), left: copies.over.len(), ..Decided::default() };
+        let mut decided = Decided { settled: Some(copies.settled), ..Decided::default() };
         decided.outcome.rare.copied = copies.over;
         self.extra.push_back(decided);
     }

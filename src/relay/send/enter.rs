@@ -29,8 +29,9 @@ impl Sender<'_> {
 
     /// Rows from elsewhere become deferred rows; from now on their keys wait for them.
     pub(super) fn let_in(&mut self, entrance: Entrance) {
-        let left = entrance.rows.len();
-        let mut decided = Decided { settled: Some(entrance.settled), left, ..Decided::default() };
+        let entering = entrance.rows.len();
+        // They enter: nothing leaves with this settlement.
+        let mut decided = Decided { settled: Some(entrance.settled), ..Decided::default() };
         for row in &entrance.rows {
             let topic = self.topics.get(&row.topic);
             topic.waiting += 1;
@@ -50,7 +51,7 @@ impl Sender<'_> {
                 }),
             }
         }
-        self.deferred.send_modify(|rows| rows.waiting += left as u64);
+        self.deferred.send_modify(|rows| rows.waiting += entering as u64);
         self.extra.push_back(decided);
     }
 }
