@@ -1,6 +1,7 @@
 -- 0007 clean: emptying the slots of the rings once their rows are old and accounted for.
--- Makes: outbox.ring, the functions empty_slot, set_slot_width and forget_letters, and small indexes on outbox.ledger.
--- Locks: outbox.ledger for the indexes: their predicates are rare, but every row is looked at once.
+-- Makes: outbox.ring, the functions empty_slot, set_slot_width and forget_letters, and indexes on outbox.ledger, attempt and
+--        dead_letter.
+-- Locks: outbox.ledger, attempt and dead_letter for the indexes: every row is looked at once, and who writes there waits.
 -- oldest binary: 0.1.0
 
 -- "Which settlement put this id off, or buried it?" Rare outcomes, so the indexes stay small.
@@ -10,21 +11,27 @@ create index ledger_dead_idx on outbox.ledger using gist (dead) where dead <> '{
 -- "How old is the newest attempt of this slot?"
 create index attempt_at_idx on outbox.attempt (at);
 
--- How long one slot of the rings is filled. Eight of them have to cover the retention and two more.
+-- "Which dead letters are older than the operator wants to keep?"
+create index dead_letter_age_idx on outbox.dead_letter (coalesce(changed_at, dead_at));
+
+-- How long one slot of each ring is filled. Eight of them have to cover the retention and two more, or a slot is filled again
+-- before its newest row is old enough to go. Settlements may be kept longer than rows, so each ring has a width of its own.
 create table outbox.ring (
-    one   boolean primary key default true check (one),
+    ring  text primary key check (ring in ('message', 'ledger', 'attempt')),
     width integer not null default 14400 check (width > 0)
 );
-insert into outbox.ring default values;
-comment on table outbox.ring is 'How many seconds a slot of the ring partitions is filled; derived from retention.published.';
+insert into outbox.ring (ring) values ('message'), ('ledger'), ('attempt');
+comment on table outbox.ring is 'How many seconds a slot of each ring of partitions is filled; derived from retention.published and retention.receipts.';
 
 -- Empties one slot of a ring: emptied, busy (somebody uses it), changed (a row has come since the caller looked), held (it
 -- holds what is still needed), lease_lost or forgotten.
--- The caller has looked before, without a lock, in snapshot p_snapshot. The lock is taken on the child alone and not waited
--- for: waiting would queue polls and inserts behind a backup. What follows the lock are new statements with new snapshots, so a
--- row that was committed between the look and the lock is seen; under repeatable read it would not be, and would be lost.
--- With the rights of the owner, because TRUNCATE is not to be had by itself: a client that freezes holds no lock, for one call
--- is one transaction.
+-- The long look comes before, without a lock, in snapshot p_snapshot: that every message is accounted for, that no message of
+-- these settlements is left. The lock is taken on the child alone and not waited for: waiting would queue polls and inserts
+-- behind a backup. What follows the lock are new statements with new snapshots, so a row that was committed between the look
+-- and the lock is seen; under repeatable read it would not be, and would be lost. They are a few index probes, because whoever
+-- needs the slot meanwhile waits for them.
+-- With the rights of the owner, because the right to TRUNCATE is the right to do so without any of this. A client that freezes
+-- holds no lock, for one call is one transaction.
 create function outbox.empty_slot(
     p_epoch bigint, p_token uuid, p_ring text, p_slot int, p_snapshot pg_snapshot, p_before timestamptz
 ) returns text
@@ -32,6 +39,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     child text := format('%s_%s', p_ring, p_slot);
     found_row boolean;
+    was_seen boolean;
+    is_old boolean;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'outbox.empty_slot needs read committed, not %', current_setting('transaction_isolation')
@@ -62,19 +71,33 @@ begin
             return 'changed';
         end if;
     elsif p_ring = 'ledger' then
-        -- The newest row of main and of every open lane is where somebody goes on; and a row whose message is still there is
-        -- what says that it was published.
-        execute format(
-            'select exists (select from outbox.%I l where l.at >= $1)
-                 or exists (select from (select n.slot from outbox.ledger n where n.lane is null
-                                          order by n.epoch desc, n.seq desc limit 1) newest where newest.slot = $2)
-                 or exists (select from outbox.open_lane o join outbox.%I l
-                              on l.lane = o.topic and l.epoch = o.epoch and l.seq = o.seq)
-                 or (select max(upper(range_merge(l.published + l.deferred + l.dead + l.dropped + l.expired)))
-                       from outbox.%I l
-                      where l.published + l.deferred + l.dead + l.dropped + l.expired <> ''{}'')
-                    > (select min(m.id) from outbox.message m)', child, child, child)
-           into found_row using p_before, p_slot;
+        -- Each settlement is newer than all before it, so if the newest one here was seen and is old, all are.
+        execute format('select pg_visible_in_snapshot(l.txid, $1), l.at < $2 from outbox.%I l
+                         where l.slot = $3 order by l.epoch desc, l.seq desc limit 1', child)
+           into was_seen, is_old using p_snapshot, p_before, p_slot;
+        if not was_seen then
+            return 'changed';
+        elsif not is_old then
+            return 'held';
+        end if;
+        -- The newest settlement of main and of every open lane is where somebody goes on. The one that closed a lane stays
+        -- while an older one of the lane is left in another slot, or that one would be the newest and the lane open again.
+        with recursive lanes as (
+            (select l.lane from outbox.ledger l where l.lane is not null order by l.lane limit 1)
+            union all
+            select (select l.lane from outbox.ledger l where l.lane > lanes.lane order by l.lane limit 1)
+              from lanes where lanes.lane is not null
+        )
+        select exists (select from (select l.slot from outbox.ledger l where l.lane is null
+                                     order by l.epoch desc, l.seq desc limit 1) newest
+                        where newest.slot = p_slot)
+            or exists (select from lanes
+                              cross join lateral (select l.slot, l.closed from outbox.ledger l where l.lane = lanes.lane
+                                                   order by l.epoch desc, l.seq desc limit 1) newest
+                        where newest.slot = p_slot
+                          and (not newest.closed
+                               or exists (select from outbox.ledger o where o.lane = lanes.lane and o.slot <> p_slot)))
+          into found_row;
         if found_row then
             return 'held';
         end if;
@@ -88,29 +111,28 @@ begin
     return 'emptied';
 end $$;
 
--- Makes slots of another width. Rows keep the slots that they have; nothing assumes that slots are in order of age.
--- Does not wait for the locks: false when somebody uses the tables.
-create function outbox.set_slot_width(p_epoch bigint, p_seconds int) returns boolean
+-- Makes slots of one ring last so long from now on. Rows keep the slots that they have; nothing assumes that slots are in order
+-- of age. It needs the table for an instant and waits at most p_wait_ms for it, in which inserts wait behind: false when
+-- somebody used it all the time.
+create function outbox.set_slot_width(p_epoch bigint, p_ring text, p_seconds int, p_wait_ms int) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    ring text;
 begin
+    if p_ring not in ('message', 'ledger', 'attempt') or p_wait_ms not between 1 and 1000 then
+        raise exception 'outbox.set_slot_width: there is no ring %, or % ms is no wait', p_ring, p_wait_ms;
+    end if;
     perform from outbox.lease where one and epoch = p_epoch for share;
     if not found then
         return false;
     end if;
+    perform set_config('lock_timeout', p_wait_ms::text, true);
     begin
-        foreach ring in array '{message,ledger,attempt}'::text[] loop
-            execute format('lock table only outbox.%I in access exclusive mode nowait', ring);
-        end loop;
+        execute format('lock table only outbox.%I in access exclusive mode', p_ring);
     exception when lock_not_available then
         return false;
     end;
-    foreach ring in array '{message,ledger,attempt}'::text[] loop
-        execute format('alter table only outbox.%I alter column slot set default '
-            '(floor(extract(epoch from clock_timestamp()) / %s)::bigint %% 8)::smallint', ring, p_seconds);
-    end loop;
-    update outbox.ring set width = p_seconds where one;
+    execute format('alter table only outbox.%I alter column slot set default '
+        '(floor(extract(epoch from clock_timestamp()) / %s)::bigint %% 8)::smallint', p_ring, p_seconds);
+    update outbox.ring set width = p_seconds where ring = p_ring;
     return true;
 end $$;
 
@@ -129,11 +151,11 @@ begin
                    where coalesce(l.changed_at, l.dead_at) < p_before
                      -- One that waits for its next try may die again.
                      and not exists (select from outbox.deferred d where d.id = l.id)
-                   order by l.id limit p_rows);
+                   order by coalesce(l.changed_at, l.dead_at) limit p_rows);
     get diagnostics gone = row_count;
     return gone;
 end $$;
 
 comment on function outbox.empty_slot(bigint, uuid, text, int, pg_snapshot, timestamptz) is 'Empties one slot of a ring, if nothing in it is needed any more. Only the leader can.';
-comment on function outbox.set_slot_width(bigint, int) is 'Makes slots of the rings last so many seconds. Only the leader can.';
+comment on function outbox.set_slot_width(bigint, text, int, int) is 'Makes slots of a ring last so many seconds. Only the leader can.';
 comment on function outbox.forget_letters(bigint, timestamptz, int) is 'Deletes old dead letters. Only the leader can.';

@@ -234,9 +234,12 @@ impl Metrics {
             &self.blocked_keys,
             &self.circuit_open,
             &self.unaccounted_messages,
+            &self.oldest_slot_timestamp,
+            &self.oldest_transaction_timestamp,
         ] {
             gauge.set(0.0);
         }
+        Table::ALL.iter().for_each(|table| self.set_table_bytes(*table, 0));
         self.topic_lane.reset();
         self.set_backlog(BacklogState::Laned, 0);
         StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));

@@ -1,55 +1,71 @@
 //! Clean: what is done and old goes, slot by slot, and never before everything in the slot is accounted for.
 //!
-//! Owns which slots are due and how far the sweep has come. A **sweep** compares the rows of a slot with the ledger, in one
-//! snapshot: a row that its topic's position has passed and that no settlement names is looked at again after the next
-//! settlements; if nobody names it then, it is a loss incident. It is counted, said, and published after all.
-//! Emptying is a TRUNCATE: no dead rows, no vacuum, 2 kB of WAL for a slot of any size.
+//! Owns which slots are due and how far each of them has been looked at. A **sweep** compares the rows of a slot with the
+//! ledger, in one snapshot ([`sweep`]): a row that its topic's position has passed and that no settlement names is a loss
+//! incident, counted, said, and published after all. Emptying is a TRUNCATE: no dead rows, no vacuum, 2 kB of WAL for a slot
+//! of any size.
 //!
-//! Order of steps: sweep in snapshot S, make durable what S has seen, empty against S. A crash of the server between the first
-//! two would undo settlements that accounted for rows; after the second it cannot.
+//! Order of steps: look in snapshot S, make durable what S has seen, empty against S. A crash of the server between the first
+//! two would undo settlements that accounted for rows; after the second it cannot, and the third demands the incarnation
+//! token that a crash takes away.
 
+mod sweep;
+
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::{Entrance, Entrant, Origin, Term, TermEnd};
+use self::sweep::Sweeps;
+use super::{Entrance, Term, TermEnd};
 use crate::config::RetentionConfig;
 use crate::metrics::{Operation, Table};
-use crate::store::clean::{self, Emptying, Ring, Slot, Swept};
+use crate::store::clean::{self, Emptying, Ring, Slot};
 use crate::store::{Session, StoreError};
 
-/// Rows that one page of the sweep looks at.
-const PAGE: i64 = 20_000;
-/// Unaccounted rows that are published by a sweep; more of them are somebody's decision.
-const PUBLISHED: i64 = 1000;
-/// Between a first look at an unaccounted row and the second: several settlements.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
-/// Tries to get at a slot between polls.
+/// Settlements that one page of the look at the ledger reads.
+const SETTLEMENTS: i64 = 2000;
+/// Tries to get at a table between polls.
 const TRIES: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+/// A try of which nobody notices anything, and the one that is made when those have found a busy table every time. Producers
+/// wait that long at most once a round, and only until the new width stands.
+const NO_WAIT: Duration = Duration::from_millis(1);
+const SHORT_WAIT: Duration = Duration::from_millis(20);
 /// Dead letters that are deleted at a time.
 const LETTERS: i32 = 1000;
-/// Slots of a ring, less the one that is filled and the one before.
+/// Slots of a ring, less the one that is filled, and the next: its newest row has just reached the age, and while the other is
+/// filled there is time to empty it.
 const SLOTS_OF_RETENTION: u32 = 6;
+
+/// A look at a slot that is due: everything up to `after` may go. The next look goes on where this one ended, so a slot that
+/// is held costs one page a round.
+#[derive(Debug)]
+struct Look<Place> {
+    /// Of the first page: what has come since then has not been looked at.
+    snapshot: String,
+    after: Place,
+    /// The end was reached.
+    whole: bool,
+}
 
 /// What the loop remembers.
 struct Cleaning {
     term: Term,
     retention: RetentionConfig,
-    entrances: mpsc::Sender<Entrance>,
-    /// By slot, up to which id the sweep at leisure has come.
-    swept: HashMap<i32, i64>,
-    /// Unaccounted rows that wait for somebody, by slot.
-    unaccounted: HashMap<i32, usize>,
+    sweeps: Sweeps,
+    /// By slot.
+    messages: HashMap<i32, Look<i64>>,
+    ledger: HashMap<i32, Look<(i64, i64)>>,
 }
 
 /// Looks after the rings until draining, or until the term is over.
 pub(super) async fn clean(term: Term, entrances: mpsc::Sender<Entrance>) -> Result<(), TermEnd> {
     let retention = term.retention.clone();
     let drain = term.drain.clone();
-    let (swept, unaccounted) = (HashMap::new(), HashMap::new());
-    let mut cleaning = Cleaning { term, retention, entrances, swept, unaccounted };
+    let sweeps = Sweeps::new(term.clone(), entrances);
+    let mut cleaning = Cleaning { term, retention, sweeps, messages: HashMap::new(), ledger: HashMap::new() };
     let mut session = None;
     let mut trouble = Duration::from_millis(100);
     loop {
@@ -85,48 +101,60 @@ pub(super) async fn clean(term: Term, entrances: mpsc::Sender<Entrance>) -> Resu
 }
 
 /// How long a slot is filled, so that the ring covers the retention.
-pub fn slot_width(published: Duration) -> Duration {
-    let width = published.div_duration_f64(Duration::from_secs(u64::from(SLOTS_OF_RETENTION))).ceil();
+pub fn slot_width(retention: Duration) -> Duration {
+    let width = retention.div_duration_f64(Duration::from_secs(u64::from(SLOTS_OF_RETENTION))).ceil();
     Duration::from_secs((width as u64).max(1))
 }
 
 impl Cleaning {
     async fn round(&mut self, session: &mut Session) -> Result<(), StoreError> {
-        let width = slot_width(self.retention.published);
-        for _ in 0..TRIES {
-            if clean::set_slot_width(session, self.term.epoch, width).await? {
-                break;
-            }
-            tokio::time::sleep(BETWEEN_TRIES).await;
+        let RetentionConfig { published, receipts, .. } = self.retention;
+        for (ring, kept) in [(Ring::Message, published), (Ring::Ledger, receipts), (Ring::Attempt, receipts)]
+        {
+            self.set_width(session, ring, slot_width(kept)).await?;
         }
         let slots = clean::slots(session).await?;
         self.show(session, &slots).await?;
         for slot in self.due(&slots) {
             self.empty(session, slot).await?;
         }
-        for slot in slots.iter().filter(|slot| slot.first_id.is_some()) {
-            self.sweep_at_leisure(session, slot.slot).await?;
+        let filled = slots.iter().filter(|slot| slot.first_id.is_some());
+        let filled: Vec<i32> = filled.map(|slot| slot.slot).collect();
+        self.sweeps.at_leisure(session, &filled, self.retention.every).await?;
+        for slot in clean::old_slots(session, Ring::Ledger, receipts).await? {
+            self.empty_ledger(session, slot).await?;
         }
-        let age = self.retention.receipts;
-        for ring in [Ring::Ledger, Ring::Attempt] {
-            for slot in clean::old_slots(session, ring, age).await? {
-                self.try_to_empty(session, ring, slot, "1:1:", age).await?;
-            }
+        for slot in clean::old_slots(session, Ring::Attempt, receipts).await? {
+            // Nobody goes on from an attempt: its age is all that counts, and the function looks at it.
+            self.try_to_empty(session, Ring::Attempt, slot, "1:1:", receipts).await?;
         }
         if let Some(age) = self.retention.dead_letters {
             while clean::forget_letters(session, self.term.epoch, age, LETTERS).await? >= i64::from(LETTERS) {
             }
         }
-        let unaccounted: usize = self.unaccounted.values().sum();
-        self.term.metrics.unaccounted_messages.set(unaccounted as f64);
         Ok(())
     }
 
-    /// Slots whose rows are old enough; and, while the table is too large, the oldest others.
+    async fn set_width(&self, session: &mut Session, ring: Ring, width: Duration) -> Result<(), StoreError> {
+        let epoch = self.term.epoch;
+        for _ in 0..TRIES {
+            if clean::set_slot_width(session, epoch, ring, width, NO_WAIT).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN_TRIES).await;
+        }
+        if !clean::set_slot_width(session, epoch, ring, width, SHORT_WAIT).await? {
+            tracing::debug!(?ring, "table is in use, the new width of its slots waits for the next round");
+        }
+        Ok(())
+    }
+
+    /// Slots whose rows are old enough; and, while the table is too large, the oldest others. A slot that is held counts as
+    /// if it went: one that cannot go must not take the retention from all others.
     fn due(&self, slots: &[Slot]) -> Vec<i32> {
         let mut full: Vec<&Slot> =
             slots.iter().filter(|slot| slot.first_id.is_some() && !slot.in_use).collect();
-        full.sort_by_key(|slot| std::cmp::Reverse(slot.age));
+        full.sort_by_key(|slot| Reverse(slot.age));
         let total: u64 = slots.iter().map(|slot| slot.bytes).sum();
         let mut above = self.retention.published_max_bytes.map_or(0, |most| total.saturating_sub(most));
         full.retain(|slot| {
@@ -139,112 +167,89 @@ impl Cleaning {
         full.into_iter().map(|slot| slot.slot).collect()
     }
 
-    /// Sweeps the whole slot, and empties it if nothing in it is open.
+    /// Looks at every row of the slot, and empties it if nothing in it is open. A long look goes on in the next round.
     async fn empty(&mut self, session: &mut Session, slot: i32) -> Result<(), StoreError> {
-        let mut after = i64::MIN;
-        let mut first = None;
-        loop {
-            let swept = self.sweep_page(session, slot, after).await?;
-            // The oldest snapshot is the one to compare with: what came later than that has not been looked at.
-            first.get_or_insert_with(|| swept.snapshot.clone());
-            if swept.open || !swept.unaccounted.is_empty() {
+        let until = Instant::now() + self.retention.every / 2;
+        while !self.messages.get(&slot).is_some_and(|look| look.whole) {
+            let after = self.messages.get(&slot).map_or(i64::MIN, |look| look.after);
+            let swept = self.sweeps.page(session, slot, after).await?.swept;
+            if swept.open || swept.lost > 0 {
                 return Ok(());
             }
-            match swept.last_id {
-                Some(last_id) if swept.rows >= PAGE => after = last_id,
-                _ => break,
+            let snapshot = swept.snapshot;
+            let look = self.messages.entry(slot).or_insert(Look { snapshot, after, whole: false });
+            look.after = swept.last_id.unwrap_or(after);
+            look.whole = swept.rows < sweep::PAGE;
+            if !look.whole && Instant::now() >= until {
+                return Ok(());
             }
         }
         clean::make_durable(session).await?;
-        let snapshot = first.expect("at least one page was looked at");
-        self.try_to_empty(session, Ring::Message, slot, &snapshot, Duration::ZERO).await?;
+        let snapshot = self.messages[&slot].snapshot.clone();
+        match self.try_to_empty(session, Ring::Message, slot, &snapshot, Duration::ZERO).await? {
+            // What a backup holds has been looked at; it goes when the backup has ended.
+            Emptying::Busy => {}
+            Emptying::Emptied => {
+                self.messages.remove(&slot);
+                self.sweeps.forget(slot);
+            }
+            Emptying::Changed | Emptying::Held => {
+                self.messages.remove(&slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether a message of these settlements is left, and empties the slot if none is.
+    async fn empty_ledger(&mut self, session: &mut Session, slot: i32) -> Result<(), StoreError> {
+        let until = Instant::now() + self.retention.every / 2;
+        while !self.ledger.get(&slot).is_some_and(|look| look.whole) {
+            let after = self.ledger.get(&slot).map_or((i64::MIN, i64::MIN), |look| look.after);
+            let page = clean::settlements(session, slot, after, SETTLEMENTS).await?;
+            if page.held {
+                return Ok(());
+            }
+            let snapshot = page.snapshot;
+            let look = self.ledger.entry(slot).or_insert(Look { snapshot, after, whole: false });
+            look.after = page.last.unwrap_or(after);
+            look.whole = page.rows < SETTLEMENTS;
+            if !look.whole && Instant::now() >= until {
+                return Ok(());
+            }
+        }
+        let snapshot = self.ledger[&slot].snapshot.clone();
+        match self.try_to_empty(session, Ring::Ledger, slot, &snapshot, self.retention.receipts).await? {
+            // The newest position stays until there is a newer one; what was found about the others stands.
+            Emptying::Busy | Emptying::Held => {}
+            Emptying::Emptied | Emptying::Changed => {
+                self.ledger.remove(&slot);
+            }
+        }
         Ok(())
     }
 
     async fn try_to_empty(
-        &mut self,
+        &self,
         session: &mut Session,
         ring: Ring,
         slot: i32,
         snapshot: &str,
         age: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Emptying, StoreError> {
         let (epoch, token) = (self.term.epoch, self.term.token);
         for _ in 0..TRIES {
             match clean::empty_slot(session, epoch, token, ring, slot, snapshot, age).await? {
-                Emptying::Emptied => {
-                    tracing::info!(?ring, slot, "slot of old rows is empty again");
-                    self.swept.remove(&slot);
-                    self.unaccounted.remove(&slot);
-                    return Ok(());
-                }
-                Emptying::Changed | Emptying::Held => return Ok(()),
                 Emptying::Busy => tokio::time::sleep(BETWEEN_TRIES).await,
+                outcome => {
+                    if outcome == Emptying::Emptied {
+                        tracing::info!(?ring, slot, "slot of old rows is empty again");
+                    }
+                    return Ok(outcome);
+                }
             }
         }
         tracing::debug!(?ring, slot, "slot of old rows is in use, it is tried again later");
-        Ok(())
-    }
-
-    /// One page, behind that of the last round; at the end of the slot it begins again. Long before the slot is emptied
-    /// everything in it has been looked at several times, for the price of a page each round.
-    async fn sweep_at_leisure(&mut self, session: &mut Session, slot: i32) -> Result<(), StoreError> {
-        let after = self.swept.remove(&slot).unwrap_or(i64::MIN);
-        let swept = self.sweep_page(session, slot, after).await?;
-        if let (Some(last_id), true) = (swept.last_id, swept.rows >= PAGE) {
-            self.swept.insert(slot, last_id);
-        }
-        Ok(())
-    }
-
-    /// One page. What nobody accounts for is looked at twice, and then published.
-    async fn sweep_page(
-        &mut self,
-        session: &mut Session,
-        slot: i32,
-        after: i64,
-    ) -> Result<Swept, StoreError> {
-        let swept = clean::sweep(session, slot, after, PAGE, PUBLISHED + 1).await?;
-        if swept.unaccounted.is_empty() {
-            self.unaccounted.remove(&slot);
-            return Ok(swept);
-        }
-        tokio::time::sleep(SECOND_LOOK).await;
-        let again = clean::sweep(session, slot, after, PAGE, PUBLISHED + 1).await?;
-        let mut lost = again.unaccounted.clone();
-        lost.retain(|id| swept.unaccounted.contains(id));
-        if lost.is_empty() {
-            return Ok(again);
-        }
-        self.unaccounted.insert(slot, lost.len());
-        self.term.metrics.unaccounted_messages.set(self.unaccounted.values().sum::<usize>() as f64);
-        self.term.metrics.loss_incidents.inc();
-        let publishes = lost.len() as i64 <= PUBLISHED;
-        tracing::error!(
-            slot,
-            rows = lost.len(),
-            first_id = lost[0],
-            publishes,
-            "rows were passed by and no settlement accounts for them: somebody wrote a foreign txid or id, or the ledger was changed"
-        );
-        if publishes {
-            let found = clean::unaccounted(session, &lost).await?;
-            for rows in found.chunks(500) {
-                let entrant = |(id, topic, key): &(_, _, _)| Entrant {
-                    id: *id,
-                    topic: std::sync::Arc::clone(topic),
-                    key: Option::clone(key),
-                };
-                let (settled, is_settled) = oneshot::channel();
-                let rows = rows.iter().map(entrant).collect();
-                let sent = self.entrances.send(Entrance { rows, origin: Origin::Found, settled }).await;
-                if sent.is_err() || is_settled.await.is_err() {
-                    return Ok(again);
-                }
-            }
-            self.unaccounted.remove(&slot);
-        }
-        Ok(again)
+        Ok(Emptying::Busy)
     }
 
     async fn show(&self, session: &mut Session, slots: &[Slot]) -> Result<(), StoreError> {

@@ -25,7 +25,7 @@ pub struct Slot {
     pub age: Duration,
     /// With its indexes.
     pub bytes: u64,
-    /// The clock fills it now, or next.
+    /// The clock fills it now.
     pub in_use: bool,
 }
 
@@ -34,14 +34,29 @@ pub struct Slot {
 pub struct Swept {
     /// The snapshot in which was looked.
     pub snapshot: String,
-    /// The last id looked at; `None`: the slot ends before.
+    /// The last id looked at; `None`: no row is left behind the place.
     pub last_id: Option<i64>,
     /// Rows looked at.
     pub rows: i64,
-    /// Ids that nobody accounts for although their position has been passed.
+    /// Ids that nobody accounts for although their position has been passed; the first of them, if they are many.
     pub unaccounted: Vec<i64>,
+    /// The number of all of them.
+    pub lost: i64,
     /// Some rows have not been dealt with yet.
     pub open: bool,
+}
+
+/// One page of the look at a slot of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlements {
+    /// The snapshot in which was looked.
+    pub snapshot: String,
+    /// Epoch and seq of the last settlement looked at; `None`: none is left behind the place.
+    pub last: Option<(i64, i64)>,
+    /// Settlements looked at.
+    pub rows: i64,
+    /// Some of them name a message that is still there.
+    pub held: bool,
 }
 
 /// A ring of partitions.
@@ -89,7 +104,7 @@ pub struct TableBytes {
     pub oldest_transaction: f64,
 }
 
-/// Reads the slots, and the width of one in seconds.
+/// Reads the slots of `outbox.message`.
 pub async fn slots(session: &mut Session) -> Result<Vec<Slot>, StoreError> {
     const WHAT: &str = "read the slots";
     let rows =
@@ -110,7 +125,7 @@ pub async fn slots(session: &mut Session) -> Result<Vec<Slot>, StoreError> {
     slots.map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
-/// Looks at the next `rows` rows of a slot behind `after`.
+/// Looks at the next `rows` rows of a slot behind `after`, and names at most `most` that nobody accounts for.
 pub async fn sweep(
     session: &mut Session,
     slot: i32,
@@ -127,7 +142,32 @@ pub async fn sweep(
             last_id: row.try_get("last_id")?,
             rows: row.try_get("rows")?,
             unaccounted: row.try_get("unaccounted")?,
+            lost: row.try_get("lost")?,
             open: row.try_get("open")?,
+        })
+    };
+    read(&row).map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+/// Looks at the next `rows` settlements of a slot of the ledger behind `after` (epoch and seq).
+pub async fn settlements(
+    session: &mut Session,
+    slot: i32,
+    after: (i64, i64),
+    rows: i64,
+) -> Result<Settlements, StoreError> {
+    const WHAT: &str = "look at old settlements";
+    let query = sqlx::query(include_str!("sql/settlements.sql"));
+    let query = query.bind(slot).bind(after.0).bind(after.1).bind(rows);
+    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
+    let read = |row: &PgRow| -> Result<Settlements, sqlx::Error> {
+        let epoch: Option<i64> = row.try_get("last_epoch")?;
+        let seq: Option<i64> = row.try_get("last_seq")?;
+        Ok(Settlements {
+            snapshot: row.try_get("snapshot")?,
+            last: epoch.zip(seq),
+            rows: row.try_get("rows")?,
+            held: row.try_get("held")?,
         })
     };
     read(&row).map_err(|e| StoreError::from_sqlx(WHAT, e))
@@ -192,10 +232,19 @@ pub async fn old_slots(session: &mut Session, ring: Ring, age: Duration) -> Resu
     session.within(WHAT, async |c| query.fetch_all(c).await).await
 }
 
-/// Makes slots last so long. Returns whether they do.
-pub async fn set_slot_width(session: &mut Session, epoch: i64, width: Duration) -> Result<bool, StoreError> {
-    let seconds = i32::try_from(width.as_secs()).unwrap_or(i32::MAX);
-    let query = sqlx::query_scalar(include_str!("sql/slot_width.sql")).bind(epoch).bind(seconds);
+/// Makes slots of a ring last so long, and waits at most `wait` for the table. Returns whether they do.
+pub async fn set_slot_width(
+    session: &mut Session,
+    epoch: i64,
+    ring: Ring,
+    width: Duration,
+    wait: Duration,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar(include_str!("sql/slot_width.sql"))
+        .bind(epoch)
+        .bind(ring.as_str())
+        .bind(i32::try_from(width.as_secs()).unwrap_or(i32::MAX))
+        .bind(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX));
     let done: Option<bool> =
         session.within("set the width of slots", async |c| query.fetch_one(c).await).await?;
     Ok(done.unwrap_or(false))

@@ -69,6 +69,7 @@ table outbox.dead_letter owner outbox_owner
     changed_at timestamp with time zone
     constraint dead_letter_pkey PRIMARY KEY (id)
     constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
+    CREATE INDEX dead_letter_age_idx ON outbox.dead_letter USING btree (COALESCE(changed_at, dead_at))
     CREATE INDEX dead_letter_cause_idx ON outbox.dead_letter USING btree (fingerprint, id) WHERE (state = 'open'::text)
     CREATE INDEX dead_letter_copy_idx ON outbox.dead_letter USING btree (id) WHERE ((copy_topic IS NOT NULL) AND (copied_at IS NULL))
     CREATE INDEX dead_letter_group_idx ON outbox.dead_letter USING btree (fingerprint, dead_at) WHERE (state = 'open'::text)
@@ -252,12 +253,12 @@ table outbox.request owner outbox_owner
 sequence outbox.request_id_seq owner outbox_owner
 table outbox.ring owner outbox_owner
     rights outbox_relay=r/outbox_owner
-    one boolean not null default true
+    ring text not null
     width integer not null default 14400
-    constraint ring_one_check CHECK (one)
-    constraint ring_pkey PRIMARY KEY (one)
+    constraint ring_pkey PRIMARY KEY (ring)
+    constraint ring_ring_check CHECK ((ring = ANY (ARRAY['message'::text, 'ledger'::text, 'attempt'::text])))
     constraint ring_width_check CHECK ((width > 0))
-    CREATE UNIQUE INDEX ring_pkey ON outbox.ring USING btree (one)
+    CREATE UNIQUE INDEX ring_pkey ON outbox.ring USING btree (ring)
 view outbox.status owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     id bigint
@@ -325,7 +326,7 @@ function outbox.set_policy(topics text, policy jsonb, duration interval DEFAULT 
     rights outbox_admin=X/outbox_owner
 function outbox.set_rate(topic text, per_second integer, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
-function outbox.set_slot_width(p_epoch bigint, p_seconds integer) returns boolean language plpgsql volatile parallel unsafe security definer owner outbox_owner
+function outbox.set_slot_width(p_epoch bigint, p_ring text, p_seconds integer, p_wait_ms integer) returns boolean language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.settle(p_epoch bigint, p_seq bigint, p_token uuid, p_durable boolean, p_snapshot pg_snapshot, p_high bigint, p_late_snapshot pg_snapshot, p_late_after bigint, p_moved boolean, p_published int8multirange, p_receipts bytea, p_expired int8multirange, p_dropped int8multirange, p_settled_deferred bigint[], p_defer_ids bigint[], p_defer_reasons text[], p_defer_delays_ms bigint[], p_defer_attempts integer[], p_defer_tries integer[], p_defer_classes text[], p_defer_errors text[], p_defer_passable boolean[], p_rare jsonb) returns text language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner

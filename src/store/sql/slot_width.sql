@@ -1,3 +1,3 @@
--- Makes slots of the rings last $2 seconds, under epoch $1, if they do not; true when they do now.
--- One row always; false when somebody uses the tables or the lease is another's. See migrations/0007_clean.sql.
-select r.width = $2 or outbox.set_slot_width($1, $2) as done from outbox.ring r
+-- Makes slots of ring $2 last $3 seconds, under epoch $1, waiting at most $4 ms for the table; true when they last so long now.
+-- One row always; false when somebody uses the table or the lease is another's. See migrations/0007_clean.sql.
+select r.width = $3 or outbox.set_slot_width($1, $2, $3, $4) as done from outbox.ring r where r.ring = $2
