@@ -1,5 +1,6 @@
 -- The slots of the ring: the oldest and the newest row of each, its size, and whether the clock fills it now. The next one may
--- go: under a steady flow it is that one whose rows have just become old enough. Eight rows always; null where a slot is empty. Uses message_id_idx: two probes for each slot.
+-- go: under a steady flow it is that one whose rows have just become old enough. Eight rows always; null where a slot is empty.
+-- Uses message_id_idx: two probes for each slot.
 select s.slot, first.id as first_id, extract(epoch from first.created_at)::double precision as oldest,
        extract(epoch from last.created_at)::double precision as newest,
        pg_total_relation_size(format('outbox.message_%s', s.slot)::regclass) as bytes,

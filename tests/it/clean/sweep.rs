@@ -125,7 +125,11 @@ async fn cost(connection: &mut PgConnection, call: &str) -> (u64, Value) {
 #[tokio::test]
 async fn a_page_of_the_sweep_costs_the_page_and_not_the_slot_or_the_ledger() {
     const PAGE: i64 = 10_000;
-    let quiet = Quiet::with_full_slots().await;
+    // A database of its own: it says of every row that it was published, and the ledger is where others begin to read.
+    let quiet = Quiet::new().await;
+    for slot in 3..6 {
+        quiet.fill(slot).await;
+    }
     // Everything was published, a hundred rows a settlement, in every slot of the ledger.
     quiet
         .execute(
@@ -163,5 +167,5 @@ async fn a_page_of_the_sweep_costs_the_page_and_not_the_slot_or_the_ledger() {
     let (buffers, _) = cost(&mut relay, "settlements(4, 0, 0, 500)").await;
     eprintln!("{buffers} buffers for a page of settlements whose messages are there");
     assert!(buffers < 500, "{buffers}");
-    const { assert!(8 * ROWS_PER_SLOT > 10 * PAGE, "there is much more than a page") };
+    const { assert!(3 * ROWS_PER_SLOT > 10 * PAGE, "there is much more than a page") };
 }
