@@ -1,9 +1,9 @@
 //! What the sender knows of each topic: ready, sick, or being asked about.
 //!
 //! Owns when a topic is asked about. A row goes to the main producer only when its topic is known to be there; a sick
-//! topic's rows are parked, and it gets a lane. It is asked about again and again, and when metadata shows it, one of its rows is
-//! woken and goes alone as a probe: only its confirm makes the topic ready. Metadata is no proof, it also shows topics that we may not write to, and every
-//! such row would end the main producer.
+//! topic's rows are parked, and it gets a lane. It is asked about again and again, and when metadata shows it, one of its
+//! rows is woken and goes alone as a probe: only its confirm makes the topic ready. Metadata is no proof, it also shows
+//! topics that we may not write to, and every such row would end the main producer.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -18,13 +18,6 @@ async fn tidy(env: &Env) -> RelayBuilder {
     relay.set("retry.base", "50ms").set("retry.max", "500ms")
 }
 
-async fn one<T>(env: &Env, sql: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-{
-    sqlx::query_scalar(sql).fetch_one(env.admin()).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
 /// Slots have become a second wide.
 async fn narrow_slots(env: &Env) {
     env.eventually_true("select bool_and(width = 1) from outbox.ring").await;
@@ -34,7 +27,7 @@ const BYTES: &str = "select sum(pg_relation_size(inhrelid))::bigint from pg_inhe
 
 async fn until_empty(env: &Env) {
     eventually(Duration::from_secs(60), "no message is left", async || {
-        one::<i64>(env, "select count(*) from outbox.message").await == 0
+        env.one::<i64>("select count(*) from outbox.message").await == 0
     })
     .await;
 }
@@ -54,8 +47,7 @@ async fn published_rows_go_when_they_are_old_and_the_disk_comes_back() {
     // The ledger goes behind its rows, the newest position stays.
     env.eventually_true("select count(*) < 20 from outbox.ledger where published <> '{}'").await;
     assert_eq!(
-        one::<i64>(
-            &env,
+        env.one::<i64>(
             "select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1"
         )
         .await,
@@ -82,12 +74,12 @@ async fn the_width_of_a_slot_follows_from_the_retention() {
     let defaults = "select count(*) filter (where pg_get_expr(adbin, adrelid) like '%/ (600)::numeric%') from pg_attrdef \
                      join pg_attribute a on a.attrelid = adrelid and a.attnum = adnum and a.attname = 'slot' \
                     where adrelid in ('outbox.message'::regclass, 'outbox.ledger'::regclass, 'outbox.attempt'::regclass)";
-    assert_eq!(one::<i64>(&env, defaults).await, 3);
+    assert_eq!(env.one::<i64>(defaults).await, 3);
     let topic = env.create_topic("width", 1, &[]).await;
     write_many(&env, &topic, 1, 0, 3).await;
     let slot =
         "select bool_and(slot = floor(extract(epoch from created_at) / 600)::bigint % 8) from outbox.message";
-    assert!(one::<bool>(&env, slot).await);
+    assert!(env.one::<bool>(slot).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +118,7 @@ async fn a_backup_that_holds_a_slot_delays_nobody_and_the_slot_goes_later() {
     }
     env.expect_records(&topic, 200).await;
     let still = format!("select count(*) from outbox.message where slot = {} and id <= 100", held[0]);
-    assert!(one::<i64>(&env, &still).await > 0, "what a backup reads stays");
+    assert!(env.one::<i64>(&still).await > 0, "what a backup reads stays");
     backup.rollback().await.expect("rollback");
     until_empty(&env).await;
     assert_eq!(env.read_topic(&topic).await.len(), 200, "and nothing is published again");
@@ -167,7 +159,7 @@ async fn a_slot_with_rows_of_a_lane_stays_with_all_its_rows() {
     })
     .await;
     let stay = format!("select count(*) from outbox.message where topic = '{missing}'");
-    assert!(one::<i64>(&env, &stay).await >= 300, "what the lane has not read stays");
+    assert!(env.one::<i64>(&stay).await >= 300, "what the lane has not read stays");
     env.create_topic("missing", 1, &[]).await;
     assert_complete(&env.expect_records(&missing, 330).await, 3, 110);
     until_empty(&env).await;
@@ -191,7 +183,7 @@ async fn above_the_size_bound_swept_slots_go_before_their_time() {
     env.expect_records(&topic, 3000).await;
     env.eventually_true("select count(*) in (0, 1000) from outbox.message").await;
     assert_eq!(
-        one::<Option<i64>>(&env, "select min(id) from outbox.message").await.unwrap_or(2001),
+        env.one::<Option<i64>>("select min(id) from outbox.message").await.unwrap_or(2001),
         2001,
         "the oldest go first"
     );
@@ -248,7 +240,7 @@ async fn dead_letters_stay_unless_the_operator_gives_them_an_end() {
     let keeps = tidy(&env).await.start().await;
     narrow_slots(&env).await;
     assert!(keeps.terminate().await.success());
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.dead_letter").await, 2500);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.dead_letter").await, 2500);
     let _forgets = tidy(&env).await.set("retention.dead_letters", "10h").start().await;
     env.eventually_true("select count(*) between 8 and 10 from outbox.dead_letter").await;
 }
@@ -261,7 +253,7 @@ async fn a_stuck_slot_whose_ledger_is_old_is_not_published_again() {
     narrow_slots(&env).await;
     assert!(relay.terminate().await.success());
     write_many(&env, &topic, 5, 0, 100).await;
-    let held: i16 = one(&env, "select min(slot) from outbox.message").await;
+    let held: i16 = env.one("select min(slot) from outbox.message").await;
     // This slot only: others have to go.
     let mut backup = PgConnection::connect(&env.admin_url()).await.expect("connect");
     let mut backup = backup.begin().await.expect("begin");
@@ -269,7 +261,7 @@ async fn a_stuck_slot_whose_ledger_is_old_is_not_published_again() {
         .execute(&mut *backup)
         .await
         .expect("lock");
-    let stuck: i64 = one(&env, &format!("select count(*) from outbox.message_{held} where id <= 100")).await;
+    let stuck: i64 = env.one(&format!("select count(*) from outbox.message_{held} where id <= 100")).await;
     let relay = tidy(&env).await.start().await;
     env.expect_records(&topic, 100).await;
     // Settlements of later rows go; two turns of the ring, all of it long older than the retention.
@@ -288,7 +280,7 @@ async fn a_stuck_slot_whose_ledger_is_old_is_not_published_again() {
     let state = format!(
         "select count(*) from outbox.status join outbox.message_{held} using (id) where state = 'published' and id <= 100"
     );
-    assert_eq!(one::<i64>(&env, &state).await, stuck, "what is said of them stays as long as they do");
+    assert_eq!(env.one::<i64>(&state).await, stuck, "what is said of them stays as long as they do");
     backup.rollback().await.expect("rollback");
     until_empty(&env).await;
     let ids: Vec<i64> = env.read_topic(&topic).await.iter().map(Record::seq).collect();
@@ -308,17 +300,17 @@ async fn receipts_are_kept_longer_than_their_rows_and_go_when_they_are_old() {
     env.expect_records(&topic, 100).await;
     until_empty(&env).await;
     let receipts = "select count(*) from outbox.ledger where receipts is not null";
-    assert!(one::<i64>(&env, receipts).await > 0, "the rows are gone, their receipts are there");
+    assert!(env.one::<i64>(receipts).await > 0, "the rows are gone, their receipts are there");
     // The ring turns while settlements come in: no slot of it is filled again before its receipts were old enough to go.
     let mut version = 20;
     eventually(Duration::from_secs(60), "the first receipts are gone", async || {
         write_many(&env, &topic, 1, version, 1).await;
         version += 1;
-        one::<bool>(&env, "select not exists (select from outbox.ledger where published @> 1::bigint)").await
+        env.one::<bool>("select not exists (select from outbox.ledger where published @> 1::bigint)").await
     })
     .await;
     let oldest = "select clock_timestamp() - min(at) < interval '30 seconds' from outbox.ledger where receipts is not null";
-    assert!(one::<bool>(&env, oldest).await);
+    assert!(env.one::<bool>(oldest).await);
     assert!(relay.terminate().await.success());
 }
 
@@ -343,7 +335,7 @@ async fn slots_go_under_a_steady_flow_too() {
     })
     .await;
     let oldest = "select coalesce(clock_timestamp() - min(created_at) < interval '20 seconds', true) from outbox.message";
-    assert!(one::<bool>(&env, oldest).await);
+    assert!(env.one::<bool>(oldest).await);
     assert_complete(&env.expect_records(&topic, version as usize).await, 1, version);
 }
 

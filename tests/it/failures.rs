@@ -11,13 +11,6 @@ async fn impatient(env: &Env) -> RelayBuilder {
     relay.set("retry.attempts", 3).expect_errors()
 }
 
-async fn one<T>(env: &Env, sql: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-{
-    sqlx::query_scalar(sql).fetch_one(env.admin()).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
 /// A topic that takes records of 2,000 bytes.
 async fn narrow(env: &Env, name: &str) -> String {
     env.create_topic(name, 1, &[("max.message.bytes", "2000")]).await
@@ -39,19 +32,19 @@ async fn a_row_that_fails_too_often_is_a_dead_letter_and_its_key_goes_on_in_orde
     env.eventually_true("select count(*) = 1 from outbox.dead_letter where state = 'open'").await;
     let sql = "select array[id, attempts, octet_length(payload)]::bigint[] from outbox.dead_letter \
                 where reason_class = 'too_large' and first_failed_at < last_failed_at and fingerprint <> ''";
-    assert_eq!(one::<Vec<i64>>(&env, sql).await, [ids[3], 3, 5000], "a full copy");
-    let error: String = one(&env, "select error from outbox.dead_letter").await;
+    assert_eq!(env.one::<Vec<i64>>(sql).await, [ids[3], 3, 5000], "a full copy");
+    let error: String = env.one("select error from outbox.dead_letter").await;
     assert!(
         error.contains("above the topic's max.message.bytes of 2000") && !error.contains("xxx"),
         "{error}"
     );
     // Every attempt is kept.
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.attempt where class = 'record'").await, 3);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.attempt where class = 'record'").await, 3);
     assert_eq!(
-        one::<String>(&env, &format!("select state from outbox.status where id = {}", ids[3])).await,
+        env.one::<String>(&format!("select state from outbox.status where id = {}", ids[3])).await,
         "dead"
     );
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.deferred").await, 0);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.deferred").await, 0);
     let labels = [("topic", topic.as_str()), ("reason", "too_large")];
     let counted = async || relay.metrics().await.value("outbox_dead_lettered_total", &labels) == 1.0;
     eventually(DEADLINE, "the death is counted", counted).await;
@@ -74,7 +67,7 @@ async fn under_skip_later_rows_of_the_key_pass_and_under_block_they_wait() {
     env.eventually_true("select max(attempts) filter (where passable) >= 3 from outbox.deferred").await;
     assert_eq!(env.read_topic(&strict).await, [], "its head is not out");
     let waiting = "select array_agg(waiting) from outbox.blocked_key";
-    assert_eq!(one::<Vec<i64>>(&env, waiting).await, [4], "only the strict key is blocked");
+    assert_eq!(env.one::<Vec<i64>>(waiting).await, [4], "only the strict key is blocked");
 
     for topic in [&strict, &loose] {
         env.alter_topic(topic, &[]).await;
@@ -96,7 +89,7 @@ async fn rows_without_key_never_wait_for_each_other() {
         "select count(*) = 20 and min(attempts) >= 2 from outbox.deferred where reason = 'retry'",
     )
     .await;
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.blocked_key").await, 0);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.blocked_key").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,13 +101,13 @@ async fn a_row_dies_of_age_too_and_attempts_survive_restarts() {
     let first = patient().await.start().await;
     env.eventually_true("select attempts >= 3 from outbox.deferred").await;
     assert!(first.terminate().await.success());
-    let before: i32 = one(&env, "select attempts from outbox.deferred").await;
+    let before: i32 = env.one("select attempts from outbox.deferred").await;
     let since = "select extract(epoch from first_rejected_at)::float8 from outbox.deferred";
-    let rejected: f64 = one(&env, since).await;
+    let rejected: f64 = env.one(since).await;
 
     let second = patient().await.start().await;
     env.eventually_true(&format!("select attempts > {before} from outbox.deferred")).await;
-    assert_eq!(one::<f64>(&env, since).await, rejected, "the first rejection stays the first");
+    assert_eq!(env.one::<f64>(since).await, rejected, "the first rejection stays the first");
     assert!(second.terminate().await.success());
     let _third = patient().await.set("retry.age", "1s").start().await;
     env.eventually_true(&format!("select attempts > {before} from outbox.dead_letter where state = 'open'"))
@@ -156,8 +149,8 @@ async fn a_topic_whose_rows_die_too_fast_stands_still_instead_of_being_emptied()
         .await;
     write_many(&env, &well, 3, 0, 300).await;
     assert_complete(&env.expect_records(&well, 300).await, 3, 100);
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.dead_letter").await, 5);
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.deferred where due_at = 'infinity'").await, 45);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.dead_letter").await, 5);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.deferred where due_at = 'infinity'").await, 45);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,5 +191,5 @@ async fn innocents_of_a_refused_batch_are_not_charged() {
     assert_eq!(first_versions(&records).len(), 991);
     let charged = "select count(distinct a.id) from outbox.attempt a where a.class = 'record' \
                     and not exists (select from outbox.dead_letter d where d.id = a.id)";
-    assert_eq!(one::<i64>(&env, charged).await, 0, "attempts of innocents");
+    assert_eq!(env.one::<i64>(charged).await, 0, "attempts of innocents");
 }

@@ -23,13 +23,6 @@ async fn impatient(env: &Env) -> RelayBuilder {
         .expect_errors()
 }
 
-async fn laned(env: &Env, topic: &str, cause: &str) {
-    env.eventually_true(&format!(
-        "select count(*) = 1 from outbox.open_lane where topic = '{topic}' and cause = '{cause}'"
-    ))
-    .await;
-}
-
 /// Main has everything back, and nothing waits.
 async fn all_settled(env: &Env) {
     let sql = "select waiting = 0 and not exists (select from outbox.deferred) and not exists (select from outbox.open_lane) \
@@ -54,7 +47,7 @@ async fn a_missing_topic_is_skipped_and_read_in_order_once_it_is_there() {
     let relay =
         impatient(&env).await.set("relay.window_rows", 2000).set("relay.page_rows", 500).start().await;
     write_many(&env, &missing, 50, 0, 50).await;
-    laned(&env, &missing, "missing").await;
+    env.expect_lane(&missing, "missing").await;
     assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &missing), ("cause", "missing")]).await, 1.0);
     write_many(&env, &missing, 50, 1, rows - 50).await;
     write_many(&env, &well, 50, 0, rows).await;
@@ -86,7 +79,7 @@ async fn a_lane_is_kept_over_takeovers_and_finds_rows_that_committed_late() {
     let missing = env.topic("missing");
     let first = impatient(&env).await.start().await;
     write_many(&env, &missing, 10, 0, 100).await;
-    laned(&env, &missing, "missing").await;
+    env.expect_lane(&missing, "missing").await;
     // Writers that take turns, and one whose transaction began before everything that follows.
     let mut late = env.app().begin().await.expect("begin");
     let sql = "insert into outbox.message (topic, key, payload) \
@@ -160,7 +153,7 @@ async fn a_topic_with_a_rate_goes_at_its_pace_and_the_others_at_theirs() {
     let (slow, well) = (env.create_topic("slow", 1, &[]).await, env.create_topic("well", 1, &[]).await);
     let relay = impatient(&env).await.topic(&slow, "rate = 100").start().await;
     write(&env, &[Line::new(&slow, "k0", 0)]).await;
-    laned(&env, &slow, "paced").await;
+    env.expect_lane(&slow, "paced").await;
     write_many(&env, &slow, 1, 1, 400).await;
     write_many(&env, &well, 10, 0, 2000).await;
     env.expect_records(&well, 2000).await;
@@ -169,7 +162,7 @@ async fn a_topic_with_a_rate_goes_at_its_pace_and_the_others_at_theirs() {
     assert!(slow_ones < 401.0, "a second's worth is a hundred, {slow_ones} went");
     assert_complete(&env.expect_records_within(&slow, 401, LONG).await, 1, 401);
     // It stays a lane: the rate stays, too.
-    laned(&env, &slow, "paced").await;
+    env.expect_lane(&slow, "paced").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +175,7 @@ async fn a_topic_that_is_deleted_under_load_gets_a_lane_and_goes_on_when_it_is_b
     env.delete_topic(&topic).await;
     write_many(&env, &topic, 5, 100, 2000).await;
     write_many(&env, &well, 5, 0, 2000).await;
-    laned(&env, &topic, "missing").await;
+    env.expect_lane(&topic, "missing").await;
     assert_complete(&env.expect_records(&well, 2000).await, 5, 400);
     env.create_topic("gone", 2, &[]).await;
     eventually(LONG, "all versions are there", async || {

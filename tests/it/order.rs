@@ -21,13 +21,6 @@ fn quick(relay: RelayBuilder) -> RelayBuilder {
     relay.set("retry.base", "50ms").set("retry.max", "500ms").set("retry.attempts", 1_000_000).expect_errors()
 }
 
-async fn one<T>(env: &Env, sql: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-{
-    sqlx::query_scalar(sql).fetch_one(env.admin()).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
 /// The relay says what happens, and does not say it row by row.
 #[track_caller]
 fn is_calm(relay: &Relay, most: usize) {
@@ -105,13 +98,6 @@ async fn goes_on(relay: &Relay, topic: &str) {
     eventually(DEADLINE, "another topic goes on", async || delivered().await >= before + 1000.0).await;
 }
 
-/// The topic is read on its own, for this cause.
-async fn laned(env: &Env, topic: &str, cause: &str) {
-    let lane =
-        format!("select count(*) = 1 from outbox.open_lane where topic = '{topic}' and cause = '{cause}'");
-    env.eventually_true(&lane).await;
-}
-
 async fn all_settled(env: &Env) {
     let settled = "select waiting = 0 and not exists (select from outbox.deferred) and not exists (select from outbox.open_lane) \
                      from outbox.backlog where topic is null";
@@ -168,12 +154,12 @@ async fn nothing_of_a_key_passes_a_row_that_the_broker_refuses() {
     }
     let sql =
         "select array[head_id, waiting, (select count(*) from outbox.blocked_key)] from outbox.blocked_key";
-    assert_eq!(one::<Vec<i64>>(&env, sql).await, [culprit, 499, 1]);
+    assert_eq!(env.one::<Vec<i64>>(sql).await, [culprit, 499, 1]);
     let blocked = async || relay.metrics().await.value("outbox_blocked_keys", &[]) == 1.0;
     eventually(DEADLINE, "one key is blocked", blocked).await;
 
     // It is tried without end.
-    let tries: i32 = one(&env, "select max(tries) from outbox.deferred").await;
+    let tries: i32 = env.one("select max(tries) from outbox.deferred").await;
     env.eventually_true(&format!("select tries >= {tries} + 3 from outbox.deferred where reason = 'retry'"))
         .await;
     write(&env, &[Line::new(&topic, "sick", VERSIONS)]).await;
@@ -229,21 +215,20 @@ async fn rows_of_a_missing_topic_wait_for_it_and_no_other_topic_waits() {
     };
     write(&env, &lines(0)).await;
     env.expect_records(&well, 500).await;
-    laned(&env, &missing, "missing").await;
+    env.expect_lane(&missing, "missing").await;
     let sql = "select distinct class || ': ' || error from outbox.deferred where reason = 'retry'";
     assert_eq!(
-        one::<String>(&env, sql).await,
+        env.one::<String>(sql).await,
         "topic: UnknownTopicOrPartition (Broker: Unknown topic or partition)"
     );
     assert_eq!(
-        one::<i64>(
-            &env,
+        env.one::<i64>(
             "select coalesce(sum(attempts + tries), 0) from outbox.deferred where reason = 'behind'"
         )
         .await,
         0
     );
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.dead_letter").await, 0);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.dead_letter").await, 0);
     write(&env, &lines(500)).await;
     let records = env.expect_records(&well, 1000).await;
     assert_eq!(versions(&records)["k"], (0..1000).collect::<Vec<_>>());
@@ -267,15 +252,15 @@ async fn rows_of_a_forbidden_topic_wait_for_the_permission_and_no_other_topic_wa
     env.forbid_topic(&topic).await;
     let relay = quick(env.restricted_relay().await).start().await;
     let service = Service::start(&env, &[&topic, &well]);
-    laned(&env, &topic, "forbidden").await;
+    env.expect_lane(&topic, "forbidden").await;
     // Long enough for several looks, each of which sees the topic in the metadata.
     env.eventually_true("select count(*) >= 3 from outbox.attempt where class = 'authorization'").await;
     goes_on(&relay, &well).await;
     assert_eq!(env.read_topic(&topic).await, []);
-    assert_eq!(one::<i64>(&env, "select sum(attempts) from outbox.deferred").await, 0);
+    assert_eq!(env.one::<i64>("select sum(attempts) from outbox.deferred").await, 0);
     let sql = "select distinct class || ': ' || error from outbox.deferred where reason = 'retry'";
     let reason = "authorization: TopicAuthorizationFailed (Broker: Topic authorization failed)";
-    assert_eq!(one::<String>(&env, sql).await, reason);
+    assert_eq!(env.one::<String>(sql).await, reason);
 
     env.allow_topic(&topic).await;
     env.expect_records(&topic, 1000).await;
@@ -309,7 +294,7 @@ async fn a_topic_that_is_deleted_and_made_again_under_load_loses_nothing_and_kee
     // What was confirmed before went with the old topic; everything after it is in the new one.
     in_order(&env.read_topic(&topic).await, 10, written - 1);
     let states = "select array_agg(distinct state) = '{published}' from outbox.status";
-    assert!(one::<bool>(&env, states).await, "every row is published");
+    assert!(env.one::<bool>(states).await, "every row is published");
     is_calm(&relay, 60);
 }
 
@@ -329,7 +314,7 @@ async fn a_late_row_takes_its_place_before_a_refused_one_and_lets_nobody_pass_it
     late.commit().await.expect("commit");
 
     env.expect_records(&topic, 1).await;
-    let tries: i32 = one(&env, "select max(tries) from outbox.deferred").await;
+    let tries: i32 = env.one("select max(tries) from outbox.deferred").await;
     env.eventually_true(&format!("select max(tries) >= {tries} + 3 from outbox.deferred")).await;
     assert_eq!(versions(&env.read_topic(&topic).await)["k"], [0]);
 
@@ -403,7 +388,7 @@ async fn a_row_that_kafka_can_never_take_is_put_off_with_its_reason_and_stops_no
     env.eventually_true("select bool_and(attempts >= 2) from outbox.deferred where reason = 'retry'").await;
     let sql =
         "select array_agg(class || ': ' || error order by id) from outbox.deferred where reason = 'retry'";
-    let reasons: Vec<String> = one(&env, sql).await;
+    let reasons: Vec<String> = env.one(sql).await;
     assert_eq!(
         reasons,
         [
@@ -412,7 +397,7 @@ async fn a_row_that_kafka_can_never_take_is_put_off_with_its_reason_and_stops_no
             "record: the topic is compacted, a record without key is refused",
         ]
     );
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.deferred where reason = 'behind'").await, 1);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.deferred where reason = 'behind'").await, 1);
     assert_eq!(relay.metrics().await.value("outbox_producer_replaced_total", &[]), 0.0);
     let refused = relay.log().into_iter().filter(|line| line.level() == Some("ERROR")).count();
     assert_eq!(refused, 2, "one line a topic");

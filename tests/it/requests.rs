@@ -14,16 +14,9 @@ async fn impatient(env: &Env) -> RelayBuilder {
     relay.set("retry.attempts", 2).expect_errors()
 }
 
-async fn one<T>(env: &Env, sql: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-{
-    sqlx::query_scalar(sql).fetch_one(env.admin()).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
 /// Asks, and waits until the request has come to this state.
 async fn ask(env: &Env, call: &str, state: &str) -> i64 {
-    let id: i64 = one(env, &format!("select {call}")).await;
+    let id: i64 = env.one(&format!("select {call}")).await;
     env.eventually_true(&format!("select state = '{state}' from outbox.request where id = {id}")).await;
     id
 }
@@ -77,11 +70,11 @@ async fn dead_letters_go_again_in_order_and_before_the_later_rows_of_their_key()
     no_copy(&records);
     env.eventually_true("select count(*) = 25 and bool_and(replay_count = 1) from outbox.dead_letter where state = 'requeued'").await;
     let audit = "select who || ' ' || why || ' ' || done from outbox.request where kind = 'requeue'";
-    assert_eq!(one::<String>(&env, audit).await, "postgres limit raised 25");
+    assert_eq!(env.one::<String>(audit).await, "postgres limit raised 25");
     env.eventually_true("select count(*) = 0 from outbox.deferred").await;
     let labels = [("topic", topic.as_str()), ("cause", "requeue")];
     assert_eq!(relay.metrics().await.value("outbox_redeliveries_total", &labels), 25.0);
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.status where state = 'dead'").await, 0);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.status where state = 'dead'").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,8 +83,8 @@ async fn a_requeue_that_is_asked_twice_and_killed_in_the_middle_repeats_nothing(
     let topic = env.create_topic("killed", 3, &[]).await;
     bury(&env, &topic, 7, 2100).await;
     let call = format!("outbox.requeue('{{\"topic\": \"{topic}\"}}')");
-    let first: i64 = one(&env, &format!("select {call}")).await;
-    let second: i64 = one(&env, &format!("select {call}")).await;
+    let first: i64 = env.one(&format!("select {call}")).await;
+    let second: i64 = env.one(&format!("select {call}")).await;
     for times in [1, 2] {
         let relay = impatient(&env)
             .await
@@ -108,8 +101,7 @@ async fn a_requeue_that_is_asked_twice_and_killed_in_the_middle_repeats_nothing(
     assert_complete(&env.read_topic(&topic).await, 7, 300);
     eprintln!("{} records", records.len());
     assert_eq!(
-        one::<i64>(
-            &env,
+        env.one::<i64>(
             "select count(*) from outbox.dead_letter where state = 'requeued' and replay_count = 1"
         )
         .await,
@@ -125,8 +117,7 @@ async fn letters_are_chosen_by_cause_time_id_and_number_and_can_be_given_up() {
     let relay = impatient(&env).await.start().await;
     ask(&env, r#"outbox.discard('{"fingerprint": "odd"}', 'known loss')"#, "done").await;
     assert_eq!(
-        one::<i64>(
-            &env,
+        env.one::<i64>(
             "select count(*) from outbox.dead_letter where state = 'discarded' and fingerprint = 'odd'"
         )
         .await,
@@ -142,20 +133,20 @@ async fn letters_are_chosen_by_cause_time_id_and_number_and_can_be_given_up() {
     ask(&env, r#"outbox.requeue('{"ids": [1000100, 1000101, 1000102]}')"#, "done").await;
     env.expect_records(&topic, 52).await;
     ask(&env, r#"outbox.requeue('{"key": "k4", "dead_until": "now"}')"#, "done").await;
-    let more: i64 = one(&env, "select count(*) from outbox.dead_letter where state = 'requeued'").await;
+    let more: i64 = env.one("select count(*) from outbox.dead_letter where state = 'requeued'").await;
     assert!((52..=152).contains(&more), "{more}");
     ask(&env, r#"outbox.requeue('{"dead_until": "yesterday"}')"#, "done").await;
     assert_eq!(
-        one::<i64>(&env, "select count(*) from outbox.dead_letter where state = 'requeued'").await,
+        env.one::<i64>("select count(*) from outbox.dead_letter where state = 'requeued'").await,
         more
     );
     let refused = ask(&env, r#"outbox.requeue('{"dead_until": "someday"}')"#, "refused").await;
-    let error: String = one(&env, &format!("select error from outbox.request where id = {refused}")).await;
+    let error: String = env.one(&format!("select error from outbox.request where id = {refused}")).await;
     assert!(error.contains("someday"), "{error}");
     ask(&env, r#"outbox.requeue('{"dead_until": "now"}', pace => 5000)"#, "done").await;
     let records = env.expect_records(&topic, 500).await;
     no_copy(&records);
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.dead_letter where state = 'open'").await, 0);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.dead_letter where state = 'open'").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +210,7 @@ async fn rates_and_policies_change_at_run_time() {
     assert_eq!(first_versions(&env.expect_records(&narrow, 1).await)["k"], [1]);
     let refused =
         ask(&env, &format!(r#"outbox.set_policy('{narrow}', '{{"atempts": 2}}')"#), "refused").await;
-    let error: String = one(&env, &format!("select error from outbox.request where id = {refused}")).await;
+    let error: String = env.one(&format!("select error from outbox.request where id = {refused}")).await;
     assert!(error.contains("atempts is not a key"), "{error}");
 }
 

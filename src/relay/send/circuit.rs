@@ -44,13 +44,8 @@ impl Circuit {
         self.open_since.is_some()
     }
 
-    /// Something was confirmed.
-    pub fn confirmed(&mut self, now: Instant) {
-        self.progress = now;
-    }
-
-    /// Nothing was in flight, and now something is.
-    pub fn begins(&mut self, now: Instant) {
+    /// Something was confirmed; or nothing was in flight, and now something is.
+    pub fn moves(&mut self, now: Instant) {
         self.progress = now;
     }
 
@@ -192,7 +187,7 @@ mod tests {
         assert_eq!(circuit.judge(FINE, 0, start + STALL), None, "nothing is in flight");
         assert_eq!(circuit.judge(FINE, 5, start + STALL), Some(Change::Opened("stalled")));
         assert_eq!(circuit.judge(FINE, 5, start + 2 * STALL), None);
-        circuit.confirmed(start + 3 * STALL);
+        circuit.moves(start + 3 * STALL);
         assert_eq!(circuit.judge(FINE, 5, start + 3 * STALL), Some(Change::Closed(2 * STALL)));
     }
 

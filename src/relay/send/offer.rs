@@ -151,7 +151,7 @@ impl Sender<'_> {
                     gates.handed_over(partition, tag);
                 }
                 if self.outstanding == 0 {
-                    self.circuit.begins(Instant::now());
+                    self.circuit.moves(Instant::now());
                 }
                 self.outstanding += 1;
                 self.window[at].set(index, Fate::InFlight);

@@ -103,7 +103,7 @@ impl Sender<'_> {
             }
         }
         if confirmed {
-            self.circuit.confirmed(now);
+            self.circuit.moves(now);
             self.term.metrics.last_delivery_timestamp.set(now_us as f64 / 1e6);
         }
         self.reports = reports;
@@ -253,7 +253,7 @@ impl Sender<'_> {
         self.swap_wanted = false;
         let now = Instant::now();
         self.window.iter_mut().for_each(|batch| batch.offered_at = now);
-        self.circuit.begins(now);
+        self.circuit.moves(now);
         self.term.metrics.producer_replaced.inc();
         self.awaits_report = false;
         self.publisher.replace_main()?;

@@ -3,7 +3,6 @@
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::one;
 use crate::support::Env;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -12,7 +11,7 @@ async fn a_row_that_commits_between_the_look_and_the_lock_survives() {
     let token = Uuid::new_v4();
     env.execute(&format!("insert into outbox.incarnation (token) values ('{token}')")).await;
     env.execute("insert into outbox.message (slot, topic) overriding system value select 5, 't' from generate_series(1, 10)").await;
-    let snapshot: String = one(&env, "select pg_current_snapshot()::text").await;
+    let snapshot: String = env.one("select pg_current_snapshot()::text").await;
     let empty = async |epoch: i64, snapshot: &str| -> String {
         let sql = "select outbox.empty_slot($1, $2, 'message', 5, $3::text::pg_snapshot, clock_timestamp())";
         let query = sqlx::query_scalar(sql).bind(epoch).bind(token).bind(snapshot);
@@ -24,7 +23,7 @@ async fn a_row_that_commits_between_the_look_and_the_lock_survives() {
     // One whose transaction had begun before the look.
     let mut early = env.admin().begin().await.expect("begin");
     sqlx::query("select pg_current_xact_id()").execute(&mut *early).await.expect("a transaction number");
-    let snapshot: String = one(&env, "select pg_current_snapshot()::text").await;
+    let snapshot: String = env.one("select pg_current_snapshot()::text").await;
     sqlx::query("insert into outbox.message (slot, topic) values (5, 'early')")
         .execute(&mut *early)
         .await
@@ -32,7 +31,7 @@ async fn a_row_that_commits_between_the_look_and_the_lock_survives() {
     assert_eq!(empty(0, &snapshot).await, "busy", "an open writer is not waited for");
     early.commit().await.expect("commit");
     assert_eq!(empty(0, &snapshot).await, "changed");
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.message").await, 12);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.message").await, 12);
 
     // Under repeatable read it could not see what it truncates.
     let mut strict = env.admin().begin().await.expect("begin");
@@ -41,7 +40,7 @@ async fn a_row_that_commits_between_the_look_and_the_lock_survives() {
     let error = sqlx::query(sql).bind(token).execute(&mut *strict).await.expect_err("it refuses").to_string();
     assert!(error.contains("needs read committed"), "{error}");
     strict.rollback().await.expect("rollback");
-    let snapshot: String = one(&env, "select pg_current_snapshot()::text").await;
+    let snapshot: String = env.one("select pg_current_snapshot()::text").await;
     assert_eq!(empty(0, &snapshot).await, "emptied");
     let mut relay = PgConnection::connect(&env.relay_url()).await.expect("connect");
     sqlx::query("truncate outbox.message_5")
@@ -58,7 +57,7 @@ async fn empty(env: &Env, epoch: i64, ring: &str, slot: i32, snapshot: &str) -> 
 }
 
 async fn now(env: &Env) -> String {
-    one(env, "select pg_current_snapshot()::text").await
+    env.one("select pg_current_snapshot()::text").await
 }
 
 /// A server that knows a token, and whose newest position is out of the way, in slot 7 of the ledger.
@@ -91,11 +90,11 @@ async fn who_was_deposed_or_forgotten_empties_nothing_and_changes_nothing() {
     for (ring, slot) in places {
         assert_eq!(empty(&env, 1, ring, slot, &now(&env).await).await, "lease_lost", "{ring}");
     }
-    assert!(!one::<bool>(&env, "select outbox.set_slot_width(1, 'message', 7, 1)").await);
-    assert!(one::<bool>(&env, "select bool_and(width = 14400) from outbox.ring").await);
-    assert_eq!(one::<i64>(&env, "select outbox.forget_letters(1, 'infinity', 10)").await, 0);
+    assert!(!env.one::<bool>("select outbox.set_slot_width(1, 'message', 7, 1)").await);
+    assert!(env.one::<bool>("select bool_and(width = 14400) from outbox.ring").await);
+    assert_eq!(env.one::<i64>("select outbox.forget_letters(1, 'infinity', 10)").await, 0);
     let stranger = "select outbox.empty_slot(0, gen_random_uuid(), 'message', 5, pg_current_snapshot(), clock_timestamp())";
-    assert_eq!(one::<String>(&env, stranger).await, "forgotten");
+    assert_eq!(env.one::<String>(stranger).await, "forgotten");
     for (ring, slot) in places {
         assert_eq!(empty(&env, 0, ring, slot, &now(&env).await).await, "emptied", "{ring}");
     }
@@ -121,7 +120,7 @@ async fn a_slot_of_the_ledger_stays_while_somebody_goes_on_from_it_or_it_is_youn
     )
     .await;
     assert_eq!(empty(&env, 0, "attempt", 3, "1:1:").await, "held", "a young attempt");
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.ledger").await, 3);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.ledger").await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,8 +130,8 @@ async fn a_lane_that_was_closed_does_not_come_back_when_old_settlements_go() {
     settlement(&env, 5, 2, Some("t"), true, "{}").await;
     let open = "select count(*) from outbox.open_lane";
     assert_eq!(empty(&env, 0, "ledger", 5, &now(&env).await).await, "held", "it closes the lane of slot 3");
-    assert_eq!(one::<i64>(&env, open).await, 0);
+    assert_eq!(env.one::<i64>(open).await, 0);
     assert_eq!(empty(&env, 0, "ledger", 3, &now(&env).await).await, "emptied");
     assert_eq!(empty(&env, 0, "ledger", 5, &now(&env).await).await, "emptied", "nothing is left to close");
-    assert_eq!(one::<i64>(&env, open).await, 0);
+    assert_eq!(env.one::<i64>(open).await, 0);
 }

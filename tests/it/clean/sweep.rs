@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row, raw_sql};
 
-use super::{narrow_slots, one, tidy, until_empty};
+use super::{narrow_slots, tidy, until_empty};
 use crate::support::lines::{Line, write};
 use crate::support::{DEADLINE, Env, Quiet, ROWS_PER_SLOT, Record, eventually};
 
@@ -99,7 +99,7 @@ async fn more_unaccounted_rows_than_a_sweep_publishes_are_counted_once_and_left_
     assert_eq!(metrics.value("outbox_unaccounted_messages", &[]), 25_000.0);
     assert_eq!(metrics.value("outbox_loss_incidents_total", &[]), 1.0);
     assert_eq!(relay.log().iter().filter(|line| line.level() == Some("ERROR")).count(), 1);
-    assert_eq!(one::<i64>(&env, "select count(*) from outbox.message where id < 0").await, 25_000);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.message where id < 0").await, 25_000);
     assert_eq!(env.read_topic(&topic).await.len(), 1);
 }
 

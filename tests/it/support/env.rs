@@ -243,6 +243,31 @@ impl Env {
         self.relay().await.start().await
     }
 
+    /// The one value that a query of the superuser answers.
+    pub async fn one<T>(&self, sql: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        let answer = sqlx::query_scalar(sql).fetch_one(self.admin()).await;
+        answer.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Waits until the topic is read on its own, for this cause.
+    #[track_caller]
+    pub fn expect_lane(&self, topic: &str, cause: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        let open = format!(
+            "select count(*) = 1 from outbox.open_lane where topic = '{topic}' and cause = '{cause}'"
+        );
+        async move {
+            wait_for(DEADLINE, &format!("{caller}: {open}"), async || {
+                let answer = sqlx::query_scalar::<_, Option<bool>>(&open).fetch_one(self.admin()).await;
+                answer.ok().flatten().unwrap_or(false).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// Waits until a query of the superuser answers true.
     #[track_caller]
     pub fn eventually_true(&self, sql: &str) -> impl Future<Output = ()> {
