@@ -37,6 +37,16 @@ pub enum RebaseError {
     /// Without a position every row would count as unpublished.
     #[error("outbox.ledger or outbox.lease is empty: the position is lost, restore these tables first")]
     PositionLost,
+    /// What an older schema lacks, this binary would ask for.
+    #[error(
+        "schema outbox is at migration {has} and this binary needs {needs}; run outbox-relay migrate, then rebase"
+    )]
+    SchemaTooOld {
+        /// The newest applied migration.
+        has: i32,
+        /// The newest migration of this binary.
+        needs: i32,
+    },
     /// Anything that can go wrong with the schema.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
@@ -64,8 +74,10 @@ pub async fn rebase(
     pending: Option<Pending>,
     dry_run: bool,
 ) -> Result<RebaseReport, RebaseError> {
-    if schema_fitness(connection).await.map_err(failed("read schema"))? == SchemaFitness::Missing {
-        return Err(MigrateError::Missing.into());
+    match schema_fitness(connection).await.map_err(failed("read schema"))? {
+        SchemaFitness::Missing => return Err(MigrateError::Missing.into()),
+        SchemaFitness::TooOld { has, needs } => return Err(RebaseError::SchemaTooOld { has, needs }),
+        SchemaFitness::TooNew { .. } | SchemaFitness::Fits => {}
     }
     let mut transaction = migrate::begin(connection).await?;
     let outcome = renumber(&mut transaction, pending).await;
@@ -130,7 +142,8 @@ async fn renumber(
     Ok(RebaseReport { epoch, high, unread, deferred, renumbered })
 }
 
-/// Unread and deferred rows, the unread ids as a multirange, and the ledger's newest epoch. `None` if there is no position to judge by.
+/// Unread and deferred rows, the unread ids as a multirange, and the ledger's newest epoch. `None` if there is no position
+/// to judge by.
 async fn read_pending(connection: &mut PgConnection) -> Result<Option<(i64, i64, String, i64)>, sqlx::Error> {
     let row = sqlx::query(include_str!("sql/rebase_pending.sql")).fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(None) };

@@ -255,6 +255,64 @@ async fn a_restored_dump_publishes_what_was_not_published_and_nothing_twice() {
     }
 }
 
+/// What a lane of `topic` would read: all that is late or fresh for it, as far as main has come.
+const READ_LANE: &str = "
+    with main as (
+        select snapshot, high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1
+    )
+    select message.id from outbox.open_lane as lane join outbox.message using (topic), main
+    where message.id <= main.high
+        and (message.id > lane.high
+            or message.txid < lane.as_of
+                and (message.txid >= pg_snapshot_xmax(lane.snapshot)
+                    or message.txid in (select pg_snapshot_xip(lane.snapshot))))
+    order by message.id";
+
+#[tokio::test]
+async fn rows_that_wait_in_a_lane_survive_a_rebase_and_are_dropped_only_by_name() {
+    for ahead in [0, 1_000_000_000] {
+        let env = copied_outbox(ahead).await;
+        // Row 6 is the lane's: main has skipped it at 6, the lane stands at 4. Row 8 nobody has read. The lane of `b` is closed.
+        env.execute(
+            "update outbox.message set topic = 'a' where id in (2, 6, 8);
+             update outbox.ledger set published = '{[1,3),[4,5)}' where epoch = 4;
+             insert into outbox.ledger (epoch, seq, lane, cause, snapshot, high, as_of, waiting, closed)
+             select 4, own.seq, own.lane, 'missing', main.snapshot, 4, main.as_of, 1, own.closed
+             from outbox.ledger as main, (values (2, 'a', false), (3, 'b', true)) as own (seq, lane, closed)
+             where main.epoch = 4 and main.seq = 1",
+        )
+        .await;
+        let mut admin = connect(&env.admin_url()).await;
+        let undecided = rebase(&mut admin, None, false).await;
+        assert!(matches!(undecided, Err(RebaseError::Undecided { unread: 6, deferred: 1 })), "{undecided:?}");
+
+        // Again in the new numbering, with the lane where main is.
+        for epoch in [5, 6] {
+            let report = rebase(&mut admin, Some(Pending::Publish), false).await.expect("rebase");
+            assert_eq!((report.epoch, report.unread), (epoch, 6), "ahead {ahead}");
+            assert_eq!(ids(env.admin(), READ).await, [3, 6, 7, 8, 9, 10], "main skips what its lanes read");
+            assert_eq!(ids(env.admin(), READ_LANE).await, [6, 8], "ahead {ahead}");
+            let lanes = "select array_agg(topic) = '{a}' and min(cause) = 'missing' from outbox.open_lane";
+            assert!(holds(env.admin(), lanes).await);
+        }
+        rebase(&mut admin, Some(Pending::Skip), false).await.expect("rebase");
+        assert!(ids(env.admin(), READ).await.is_empty() && ids(env.admin(), READ_LANE).await.is_empty());
+        let dropped = "select id from outbox.status where state = 'dropped' order by id";
+        assert_eq!(ids(env.admin(), dropped).await, [3, 5, 6, 7, 8, 9, 10]);
+        rebase(&mut admin, None, false).await.expect("nothing is pending");
+    }
+}
+
+#[tokio::test]
+async fn an_older_schema_is_migrated_before_it_is_rebased() {
+    let env = Env::new().await;
+    env.execute("delete from outbox.migration where version > 4").await;
+    let output = outbox_relay(&env.admin_url(), &["migrate", "--rebase", "--yes"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("is at migration 4 and this binary needs"), "{}", said(&output));
+    assert!(said(&output).contains("run outbox-relay migrate, then rebase"), "{}", said(&output));
+}
+
 #[tokio::test]
 async fn a_copy_of_production_can_skip_the_backlog_of_production() {
     let env = copied_outbox(1_000_000_000).await;
