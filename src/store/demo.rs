@@ -17,9 +17,8 @@ use super::publish::{Message, PublishError, publish};
 /// How long the server may take for one step of making or dropping the database.
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often the database is tried to be dropped, and the pause between.
-const DROP_TRIES: u32 = 20;
-const DROP_PAUSE: Duration = Duration::from_millis(500);
+/// How often the database is tried to be dropped; the server itself waits five seconds for others to leave.
+const DROP_TRIES: usize = 4;
 
 /// A database that the demo has made. Dropping the value leaves the database; [`DemoDatabase::remove`] takes it away.
 #[derive(Debug)]
@@ -116,19 +115,20 @@ impl DemoDatabase {
 
     /// Drops the database, whoever is still connected to it, and the roles that came with it and that nothing else uses.
     pub async fn remove(self) -> Result<(), StoreError> {
-        let mut connection = connect(&self.server_url).await?;
+        let mut dropped = Ok(());
         // A name cannot be a parameter; this one was made by us out of letters and digits.
-        let statement = format!("drop database \"{}\" with (force)", self.name);
-        // Autovacuum may be at work in it, as a superuser whom our login may not send away; it gives way within seconds.
-        for patience in (0..DROP_TRIES).rev() {
-            let dropped =
-                within("drop the demo's database", sqlx::raw_sql(&statement).execute(&mut connection)).await;
-            match dropped {
-                Ok(_) => break,
-                Err(error) if patience == 0 => return Err(error),
-                Err(_) => tokio::time::sleep(DROP_PAUSE).await,
+        let gently = format!("drop database if exists \"{}\"", self.name);
+        let forced = format!("{gently} with (force)");
+        // Gently it ends an autovacuum, which no plain login may send away by force; by force it ends everybody else.
+        // Each try has a connection of its own: one that ran out of time is still busy with the statement.
+        for statement in [&gently, &forced].into_iter().cycle().take(DROP_TRIES) {
+            dropped = drop_database(&self.server_url, statement).await;
+            if dropped.is_ok() {
+                break;
             }
         }
+        dropped?;
+        let mut connection = connect(&self.server_url).await?;
         for role in ["outbox_owner", "outbox_producer", "outbox_relay", "outbox_reader", "outbox_admin"] {
             if !self.roles_before.iter().any(|before| before == role) {
                 // Refused when another database has begun to use it, or when it was never made. Both are fine.
@@ -139,6 +139,13 @@ impl DemoDatabase {
         close(connection).await;
         Ok(())
     }
+}
+
+async fn drop_database(url: &str, statement: &str) -> Result<(), StoreError> {
+    let mut connection = connect(url).await?;
+    within("drop the demo's database", sqlx::raw_sql(statement).execute(&mut connection)).await?;
+    close(connection).await;
+    Ok(())
 }
 
 async fn create(url: &str, suffix: &str) -> Result<DemoDatabase, StoreError> {

@@ -207,14 +207,38 @@ async fn interrupted_it_audits_what_there_is_and_interrupted_twice_it_leaves_wit
     let (status, audit, talk) = demo.end().await;
     everything_held(status, &audit, &talk);
     assert_eq!(fact(&audit, "takeover"), "none", "{audit}");
-    assert!(names(&env, &database(&name)).await.is_empty());
+    assert!(names(&env, &database(&name)).await.is_empty(), "{talk}");
 
     let demo = Running::start(&env, &["--seconds", "600"], &url).await;
     let name = demo.database.clone();
     assert!(demo.process.signal(Signal::HUP));
     let (status, audit, talk) = demo.end().await;
     assert_eq!((status.code(), audit.as_str()), (Some(1), ""), "{talk}");
-    assert!(names(&env, &database(&name)).await.is_empty());
+    assert!(names(&env, &database(&name)).await.is_empty(), "{talk}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_autovacuum_at_work_in_its_database_does_not_keep_it_there() {
+    let env = Env::builder().own_postgres().unmigrated().start().await;
+    env.execute("alter system set autovacuum_naptime = '1s'").await;
+    env.execute("select pg_reload_conf()").await;
+    let url = restricted_url(&env, "demo_vacuumed").await;
+    let demo = Running::start(&env, &["--seconds", "600"], &url).await;
+
+    // A table whose vacuum takes for ever.
+    let inside = sqlx::PgPool::connect_lazy(&env.postgres.server.url(&demo.database)).expect("a URL");
+    let table = "create table dead with (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)
+        as select generate_series(1, 100000); delete from dead";
+    sqlx::raw_sql(table).execute(&inside).await.expect("dead rows");
+    inside.close().await;
+    env.eventually_true("select count(*) > 0 from pg_stat_progress_vacuum where relid <> 0").await;
+
+    let name = demo.database.clone();
+    assert!(demo.process.signal(Signal::HUP));
+    let (_, _, talk) = demo.end().await;
+    let left = names(&env, &format!("select datname::text from pg_database where datname = '{name}'")).await;
+    assert!(left.is_empty(), "{talk}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
