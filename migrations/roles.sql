@@ -84,7 +84,7 @@ begin
             ('outbox_relay', 'select, insert, update on outbox.dead_letter'),
             ('outbox_relay', 'select on outbox.ring'),
             -- Reports on requests and nothing else: what was asked stays as it was asked.
-            ('outbox_relay', 'select, update (state, done, last_id, error, begun_at, ended_at) on outbox.request'),
+            ('outbox_relay', 'select, update (state, done, last_id, planned, planned_id, error, begun_at, ended_at) on outbox.request'),
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
             ('outbox_reader', 'select on outbox.request'),
             ('outbox_relay', 'select, insert, update, delete on outbox.deferred, outbox.incarnation'),
@@ -101,7 +101,7 @@ begin
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
                 when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
-                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy') then 'outbox_admin'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel') then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)

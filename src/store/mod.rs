@@ -3,6 +3,7 @@
 //! One typed function per file of `sql/`. Knows nothing of Kafka. Statements with which the relay writes carry the
 //! lease's epoch and the incarnation token; losing either has a name ([`StoreError`]), not a boolean.
 
+pub mod ask;
 pub mod backlog;
 pub mod clean;
 pub mod connect;
@@ -47,6 +48,9 @@ pub enum StoreError {
     /// The ledger does not continue where we left it: the server was rolled back.
     #[error("the ledger does not continue where this relay left it")]
     OutOfTurn,
+    /// Dead letters that a settlement was to move are not open any more: somebody else changed or deleted them.
+    #[error("dead letters were changed while they were being requeued")]
+    LettersChanged,
     /// Any other answer of the server.
     #[error("{what}")]
     Failed {
@@ -61,7 +65,14 @@ pub enum StoreError {
 impl StoreError {
     /// What we remember of this lease is void: the term has to end.
     pub fn ends_the_term(&self) -> bool {
-        matches!(self, StoreError::Forgotten | StoreError::LeaseLost | StoreError::OutOfTurn)
+        use StoreError::{Forgotten, LeaseLost, LettersChanged, OutOfTurn};
+        matches!(self, Forgotten | LeaseLost | LettersChanged | OutOfTurn)
+    }
+
+    /// The server cannot read a value that somebody wrote. Returns its words; the same value cannot succeed later.
+    pub fn unreadable(&self) -> Option<String> {
+        let StoreError::Failed { source: sqlx::Error::Database(error), .. } = self else { return None };
+        error.code().is_some_and(|code| code.starts_with("22")).then(|| error.message().to_owned())
     }
 
     /// Sorts sqlx's error by what the caller can do. `what` is a verb and its object.
@@ -82,6 +93,8 @@ impl StoreError {
         let code = error.code().unwrap_or_default().into_owned();
         let text = error.message().to_owned();
         match code.as_str() {
+            // Settling the same again cannot succeed: what is requeued has to be read again.
+            "P0001" if text.starts_with("outbox.settle requeued") => StoreError::LettersChanged,
             // Server shutting down, crashed, starting up; connection limit; read-only after a failover.
             "57P01" | "57P02" | "57P03" | "53300" | "25006" => StoreError::Unavailable(source),
             "57014" => StoreError::Silent { what, seconds: connect::STATEMENT_DEADLINE.as_secs() },

@@ -245,9 +245,11 @@ table outbox.request owner outbox_owner
     error text rights {outbox_relay=w/outbox_owner}
     begun_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
     ended_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
+    planned integer not null default 0 rights {outbox_relay=w/outbox_owner}
+    planned_id bigint not null default 0 rights {outbox_relay=w/outbox_owner}
     constraint request_is_askable CHECK (outbox.is_askable(kind, topic, filter, value, pace))
     constraint request_pkey PRIMARY KEY (id)
-    constraint request_state_check CHECK ((state = ANY (ARRAY['asked'::text, 'running'::text, 'done'::text, 'expired'::text, 'refused'::text])))
+    constraint request_state_check CHECK ((state = ANY (ARRAY['asked'::text, 'running'::text, 'done'::text, 'expired'::text, 'refused'::text, 'cancelled'::text])))
     CREATE INDEX request_open_idx ON outbox.request USING btree (id) WHERE (state = ANY (ARRAY['asked'::text, 'running'::text]))
     CREATE UNIQUE INDEX request_pkey ON outbox.request USING btree (id)
 sequence outbox.request_id_seq owner outbox_owner
@@ -274,9 +276,13 @@ view outbox.status owner outbox_owner
     due_at timestamp with time zone
     error text
     behind_id bigint
-function outbox.discard(filter jsonb, why text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+function outbox.cancel(request bigint, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.discard(filter jsonb, why text, pace integer DEFAULT NULL::integer) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.empty_slot(p_epoch bigint, p_token uuid, p_ring text, p_slot integer, p_snapshot pg_snapshot, p_before timestamp with time zone) returns text language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_relay=X/outbox_owner
+function outbox.fix_times() returns trigger language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.forget_letters(p_epoch bigint, p_before timestamp with time zone, p_rows integer) returns bigint language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_relay=X/outbox_owner
