@@ -1,5 +1,7 @@
 //! What operators ask for: dead letters that go again or are given up, topics that stand, rates and policies at run time.
 
+mod letters;
+
 use std::collections::HashSet;
 
 use outbox_relay::crash_point;
@@ -140,9 +142,6 @@ async fn letters_are_chosen_by_cause_time_id_and_number_and_can_be_given_up() {
         env.one::<i64>("select count(*) from outbox.dead_letter where state = 'requeued'").await,
         more
     );
-    let refused = ask(&env, r#"outbox.requeue('{"dead_until": "someday"}')"#, "refused").await;
-    let error: String = env.one(&format!("select error from outbox.request where id = {refused}")).await;
-    assert!(error.contains("someday"), "{error}");
     ask(&env, r#"outbox.requeue('{"dead_until": "now"}', pace => 5000)"#, "done").await;
     let records = env.expect_records(&topic, 500).await;
     no_copy(&records);
@@ -246,6 +245,22 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("outbox.requeue('[]')", "the filter is no JSON object"),
         (r#"outbox.requeue('{"topics": "x"}')"#, "the filter has unknown fields; there are ids, fingerprint"),
         (r#"outbox.requeue('{"ids": 5}')"#, "ids are no JSON array"),
+        (r#"outbox.requeue('{"ids": []}')"#, "ids are between one and ten thousand"),
+        (r#"outbox.requeue('{"ids": [1, "2"]}')"#, "ids are no JSON array of numbers, each"),
+        (r#"outbox.requeue('{"ids": [1.5]}')"#, "ids are no JSON array of numbers, each"),
+        // A condition that was ignored would mean all letters.
+        (r#"outbox.discard('{"topic": null}', 'x')"#, "topic is no JSON string"),
+        (r#"outbox.discard('{"fingerprint": 5}', 'x')"#, "fingerprint is no JSON string"),
+        (r#"outbox.discard('{"dead_until": 5}', 'x')"#, "dead_until is no JSON string"),
+        (r#"outbox.requeue('{"topic": "x", "max": "5"}')"#, "max is no whole number"),
+        (r#"outbox.requeue('{"topic": "x", "max": 0}')"#, "max is no whole number"),
+        (r#"outbox.requeue('{"topic": "x", "max": null}')"#, "max is no whole number"),
+        (r#"outbox.requeue('{"key": "x", "key_base64": "eA=="}')"#, "key and key_base64 are two ways"),
+        (r#"outbox.requeue('{"key_base64": "?"}')"#, "key_base64 is not base64"),
+        (r#"outbox.requeue('{"dead_until": "someday"}')"#, "dead_until is no time: 'someday'"),
+        ("outbox.pause('orders.*')", "pause needs the name of one topic"),
+        ("outbox.set_policy('or ders', '{}')", "policy needs a pattern"),
+        ("outbox.cancel(null)", "cancel needs the number of a request"),
         (r#"outbox.requeue('{"ids": [5]}', pace => 0)"#, "the pace is at least 1"),
         ("outbox.pause(null)", "pause needs a topic"),
         ("outbox.set_rate('x', 0)", "a rate is at least 1"),
@@ -254,6 +269,21 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         let error =
             sqlx::query(&format!("select {call}")).execute(env.admin()).await.expect_err(call).to_string();
         assert!(error.contains(&format!("request refused: {reason}")), "{call}: {error}");
+    }
+    for (columns, values, reason) in [
+        (
+            "kind, topic, filter",
+            r#"'discard', 'x', '{"dead_until": "now"}'"#,
+            "discard names a topic in its filter",
+        ),
+        ("kind, topic, filter", r#"'pause', 'x', '{"key": "k"}'"#, "pause has no filter"),
+        ("kind, value", r#"'rate', '{"rate": 1.5}'"#, "a rate is a whole number"),
+        ("kind, value", r#"'rate', '{"rate": 5000000000}'"#, "a rate is a whole number"),
+        ("kind", "'replay'", "'replay' is no kind of request"),
+    ] {
+        let insert = format!("insert into outbox.request ({columns}) values ({values})");
+        let error = sqlx::query(&insert).execute(env.admin()).await.expect_err(&insert).to_string();
+        assert!(error.contains(&format!("request refused: {reason}")), "{insert}: {error}");
     }
     env.execute("create role admin_login login; grant outbox_admin to admin_login").await;
     let mut admin = PgConnection::connect(&env.url_as("admin_login")).await.expect("connect");
