@@ -39,7 +39,7 @@ test: setup kafka ## all tests, on real Postgres and real Kafka
 
 .PHONY: scale
 scale: setup kafka ## tests that can be larger, ten times as large: some minutes, by hand
-	@OUTBOX_RELAY_TEST_SCALE=10 cargo test $(CARGO_FLAGS) --test it -- lanes::a_missing plan::looking --nocapture
+	@OUTBOX_RELAY_TEST_SCALE=10 cargo test $(CARGO_FLAGS) --test it -- lanes::a_missing plan::looking requests::letters::many requests::letters::a_page --nocapture
 
 .PHONY: lint
 lint: setup compose-check ## format, clippy, scripts and docker-compose.yml
