@@ -8,7 +8,7 @@ use outbox_relay::{Ask, AskError, Letters, crash_point};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
 
-use super::{ask, bury, impatient, no_copy, one};
+use super::{ask, bury, impatient, no_copy};
 use crate::support::history::RECOVERY;
 use crate::support::lines::{assert_complete, write_many};
 use crate::support::{DEADLINE, Env, Quiet, eventually};
@@ -19,7 +19,7 @@ fn scale() -> i64 {
 }
 
 async fn count(env: &Env, condition: &str) -> i64 {
-    one(env, &format!("select count(*) from outbox.dead_letter where {condition}")).await
+    env.one(&format!("select count(*) from outbox.dead_letter where {condition}")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,14 +30,14 @@ async fn a_maximum_holds_although_the_leader_is_killed_before_and_after_a_page_h
             let topic = env.create_topic("maximum", 1, &[]).await;
             bury(&env, &topic, 10, 1500).await;
             let call = format!("select outbox.{kind}('{{\"topic\": \"{topic}\", \"max\": 700}}', 'test')");
-            let id: i64 = one(&env, &call).await;
+            let id: i64 = env.one(&call).await;
             let dying = impatient(&env).await.env("OUTBOX_RELAY_CRASH_AT", point);
             dying.start().await.wait_for_exit(RECOVERY).await;
-            assert_eq!(one::<i64>(&env, "select done from outbox.request").await, 0, "nothing was reported");
+            assert_eq!(env.one::<i64>("select done from outbox.request").await, 0, "nothing was reported");
             let _next = impatient(&env).await.start().await;
             env.eventually_true(&format!("select state = 'done' from outbox.request where id = {id}")).await;
             assert_eq!(count(&env, "state <> 'open'").await, 700, "{kind} {point}");
-            assert_eq!(one::<i64>(&env, "select done from outbox.request").await, 700, "{kind} {point}");
+            assert_eq!(env.one::<i64>("select done from outbox.request").await, 700, "{kind} {point}");
             if kind == "requeue" {
                 no_copy(&env.expect_records(&topic, 700).await);
             }
@@ -90,7 +90,7 @@ async fn letters_that_somebody_deletes_in_the_middle_do_not_stop_the_relay() {
     let relay = impatient(&env).await.start().await;
     let id = ask(&env, &format!("outbox.requeue('{{\"topic\": \"{topic}\"}}')"), "done").await;
     no_copy(&env.expect_records(&topic, 999).await);
-    assert_eq!(one::<i64>(&env, &format!("select done from outbox.request where id = {id}")).await, 999);
+    assert_eq!(env.one::<i64>(&format!("select done from outbox.request where id = {id}")).await, 999);
     write_many(&env, &topic, 1, 5_000_000, 1).await;
     env.expect_records(&topic, 1000).await;
     drop(relay);
@@ -115,13 +115,13 @@ async fn only_letters_that_were_dead_when_it_was_asked_are_meant() {
     let _relay = impatient(&env).await.start().await;
     for (id, done) in [(zoned, 0), (now, 500), (by_topic, 0)] {
         env.eventually_true(&format!("select state = 'done' from outbox.request where id = {id}")).await;
-        assert_eq!(one::<i64>(&env, &format!("select done from outbox.request where id = {id}")).await, done);
+        assert_eq!(env.one::<i64>(&format!("select done from outbox.request where id = {id}")).await, done);
     }
     assert_eq!(count(&env, "state = 'open' and id >= 1000500").await, 100);
     let meant = format!(
         "select (filter ->> 'dead_until')::timestamptz = '2001-02-02 19:05 UTC' from outbox.request where id = {zoned}"
     );
-    assert!(one::<bool>(&env, &meant).await, "the time is that of whoever asks");
+    assert!(env.one::<bool>(&meant).await, "the time is that of whoever asks");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,23 +136,23 @@ async fn a_pace_is_kept_and_requests_can_be_cancelled() {
     env.eventually_true(&format!("select done >= 60 from outbox.request where id = {slow}")).await;
     let too_fast =
         "select done > 20 * (2 + extract(epoch from clock_timestamp() - begun_at)) from outbox.request";
-    assert!(!one::<bool>(&env, &format!("{too_fast} where id = {slow}")).await);
+    assert!(!env.one::<bool>(&format!("{too_fast} where id = {slow}")).await);
     // It leaves room for others.
     ask(&env, r#"outbox.discard('{"ids": [1001999]}', 'test', pace => 1)"#, "done").await;
     let cancel = ask(&env, &format!("outbox.cancel({slow}, 'enough')"), "done").await;
     assert_eq!(
-        one::<String>(&env, &format!("select state from outbox.request where id = {slow}")).await,
+        env.one::<String>(&format!("select state from outbox.request where id = {slow}")).await,
         "cancelled"
     );
     let (done, moved) = (
-        one::<i64>(&env, &format!("select done from outbox.request where id = {slow}")).await,
+        env.one::<i64>(&format!("select done from outbox.request where id = {slow}")).await,
         count(&env, "state = 'requeued'").await,
     );
     assert!((60..1000).contains(&moved) && moved - done <= 20, "{done} {moved}");
     assert!(cancel > slow);
     env.expect_records(&topic, moved as usize).await;
     let late = ask(&env, &format!("outbox.cancel({slow})"), "done").await;
-    let error: String = one(&env, &format!("select error from outbox.request where id = {late}")).await;
+    let error: String = env.one(&format!("select error from outbox.request where id = {late}")).await;
     assert_eq!(error, "that request was over already");
 
     let pause = ask(&env, &format!("outbox.pause('{other}')"), "running").await;
@@ -170,11 +170,11 @@ async fn due_rows_leave_while_page_after_page_is_requeued() {
     let topic = env.create_topic("turns", 1, &[]).await;
     bury(&env, &topic, 100, 10_000).await;
     let _relay = impatient(&env).await.start().await;
-    let id: i64 = one(&env, &format!("select outbox.requeue('{{\"topic\": \"{topic}\"}}')")).await;
+    let id: i64 = env.one(&format!("select outbox.requeue('{{\"topic\": \"{topic}\"}}')")).await;
     let most = AtomicI64::new(0);
     let look = async || {
-        most.fetch_max(one(&env, "select count(*) from outbox.deferred").await, Ordering::Relaxed);
-        one::<bool>(&env, &format!("select state = 'done' from outbox.request where id = {id}")).await
+        most.fetch_max(env.one("select count(*) from outbox.deferred").await, Ordering::Relaxed);
+        env.one::<bool>(&format!("select state = 'done' from outbox.request where id = {id}")).await
     };
     eventually(DEADLINE, "the request is done", look).await;
     let most = most.into_inner();
@@ -191,7 +191,7 @@ async fn many_letters_are_grouped_requeued_and_discarded_in_bounded_memory() {
     bury(&env, &topic, 1000, letters).await;
     env.execute("analyze outbox.dead_letter").await;
     let groups = "select count(*) = 2 from outbox.dead_letter_group";
-    assert!(one::<bool>(&env, groups).await);
+    assert!(env.one::<bool>(groups).await);
     // A small cap: the requeue has to wait for room again and again.
     let relay = impatient(&env).await.set("retry.deferred_max", 2000).start().await;
     let begun = memory(relay.pid());
@@ -199,11 +199,11 @@ async fn many_letters_are_grouped_requeued_and_discarded_in_bounded_memory() {
     let patience = DEADLINE * scale() as u32;
     let over = async |id: i64| {
         let is_done = format!("select state = 'done' from outbox.request where id = {id}");
-        eventually(patience, "the request is done", async || one::<bool>(&env, &is_done).await).await;
+        eventually(patience, "the request is done", async || env.one::<bool>(&is_done).await).await;
     };
-    let discard = one(&env, r#"select outbox.discard('{"fingerprint": "odd"}', 'test')"#).await;
+    let discard = env.one(r#"select outbox.discard('{"fingerprint": "odd"}', 'test')"#).await;
     over(discard).await;
-    let requeue = one(&env, &format!("select outbox.requeue('{{\"topic\": \"{topic}\"}}')")).await;
+    let requeue = env.one(&format!("select outbox.requeue('{{\"topic\": \"{topic}\"}}')")).await;
     over(requeue).await;
     let grown = memory(relay.pid()).saturating_sub(begun);
     eprintln!("{letters} letters in {:?}, memory grew by {} kB", started.elapsed(), grown);
@@ -306,11 +306,11 @@ async fn programs_in_rust_ask_with_typed_requests() {
     ] {
         let id = outbox_relay::ask(&mut admin, &ask).await.expect("an admin may ask");
         let found = "select jsonb_build_array(kind, topic, filter, value, pace, why)::text from outbox.request where id = ";
-        let found: String = one(&env, &format!("{found}{id}")).await;
+        let found: String = env.one(&format!("{found}{id}")).await;
         assert_eq!(serde_json::from_str::<Value>(&found).expect("JSON"), row);
     }
     let left = "select expires_at - asked_at between '59 seconds' and '61 seconds' from outbox.request where kind = 'pause'";
-    assert!(one::<bool>(&env, left).await);
+    assert!(env.one::<bool>(left).await);
     let refused = outbox_relay::ask(&mut admin, &Ask::pause("or ders")).await;
     let Err(AskError::Refused(reason)) = refused else { panic!("{refused:?}") };
     assert_eq!(reason, "request refused: pause needs the name of one topic: letters, digits, . _ -");
