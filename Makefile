@@ -38,8 +38,9 @@ test: setup kafka ## all tests, on real Postgres and real Kafka
 	@cargo test --locked
 
 .PHONY: scale
-scale: setup kafka ## tests that can be larger, ten times as large: some minutes, by hand
-	@OUTBOX_RELAY_TEST_SCALE=10 cargo test $(CARGO_FLAGS) --test it -- lanes::a_missing plan::looking requests::letters::many requests::letters::a_page --nocapture
+scale: setup kafka ## the tests about many rows, with up to a million: a quarter of an hour, by hand
+	@OUTBOX_RELAY_TEST_SCALE=full cargo test $(CARGO_FLAGS) --test it -- --nocapture --test-threads 1 \
+		lanes::a_missing plan::due delivery::many_scheduled requests::letters::many requests::letters::a_page
 
 .PHONY: lint
 lint: setup compose-check ## format, clippy, scripts and docker-compose.yml

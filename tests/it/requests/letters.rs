@@ -11,12 +11,7 @@ use sqlx::{Connection, PgConnection, raw_sql};
 use super::{ask, bury, impatient, no_copy};
 use crate::support::history::RECOVERY;
 use crate::support::lines::{assert_complete, write_many};
-use crate::support::{DEADLINE, Env, Quiet, eventually};
-
-/// How many times larger the tests are that `make scale` runs.
-fn scale() -> i64 {
-    std::env::var("OUTBOX_RELAY_TEST_SCALE").map_or(1, |text| text.parse().expect("a scale is a number"))
-}
+use crate::support::{DEADLINE, Env, Quiet, eventually, scaled};
 
 async fn count(env: &Env, condition: &str) -> i64 {
     env.one(&format!("select count(*) from outbox.dead_letter where {condition}")).await
@@ -185,7 +180,7 @@ async fn due_rows_leave_while_page_after_page_is_requeued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_letters_are_grouped_requeued_and_discarded_in_bounded_memory() {
-    let letters = 10_000 * scale();
+    let letters = scaled(10_000, 1_000_000);
     let env = Env::new().await;
     let topic = env.create_topic("many", 1, &[]).await;
     bury(&env, &topic, 1000, letters).await;
@@ -196,7 +191,7 @@ async fn many_letters_are_grouped_requeued_and_discarded_in_bounded_memory() {
     let relay = impatient(&env).await.set("retry.deferred_max", 2000).start().await;
     let begun = memory(relay.pid());
     let started = Instant::now();
-    let patience = DEADLINE * scale() as u32;
+    let patience = DEADLINE * scaled(1, 100) as u32;
     let over = async |id: i64| {
         let is_done = format!("select state = 'done' from outbox.request where id = {id}");
         eventually(patience, "the request is done", async || env.one::<bool>(&is_done).await).await;
@@ -224,7 +219,7 @@ fn memory(pid: u32) -> u64 {
 #[tokio::test]
 async fn a_page_costs_what_it_looks_at_however_few_letters_fit() {
     let quiet = Quiet::new().await;
-    let letters = 50_000 * scale();
+    let letters = scaled(50_000, 1_000_000);
     quiet
         .execute(&format!(
             "insert into outbox.dead_letter (id, event_id, topic, key, created_at, reason_class, fingerprint, error, \
