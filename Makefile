@@ -57,6 +57,10 @@ compose-check: ## checks docker-compose.yml with Debian's compose tool, without 
 bench: setup kafka ## the relay against librdkafka alone, and its latency: some minutes
 	@cargo bench $(CARGO_FLAGS) --bench relay
 
+.PHONY: bench-failures
+bench-failures: setup kafka ## what healthy rows lose while others fail: a quarter of an hour
+	@cargo bench $(CARGO_FLAGS) --bench relay -- failures
+
 .PHONY: clean
 clean: ## removes everything built and fetched
 	@cargo clean
