@@ -40,6 +40,8 @@ pub struct KafkaOptions {
     /// Adds a second listener on which clients log in (SASL_PLAINTEXT, PLAIN, [`RELAY_USER`]) and ACLs hold. Whoever
     /// uses the first listener may do everything.
     pub restricted_listener: bool,
+    /// Adds a listener that is advertised under this port, where somebody's proxy listens; see [`PrivateKafka::proxied_port`].
+    pub proxy: Option<u16>,
     /// Which cluster this is, as 16 bytes in base64 without padding; None takes a fixed one.
     pub cluster_id: Option<String>,
     /// Which broker of its cluster this is. Broker 1 is the controller as well.
@@ -59,6 +61,7 @@ impl KafkaOptions {
             quick_start: true,
             heap,
             restricted_listener: false,
+            proxy: None,
             cluster_id: None,
             node: 1,
             joins: None,
@@ -70,6 +73,7 @@ impl KafkaOptions {
 struct Ports {
     open: u16,
     restricted: u16,
+    proxied: u16,
     controller: u16,
 }
 
@@ -126,6 +130,11 @@ impl PrivateKafka {
     pub fn restricted_brokers(&self) -> String {
         assert!(self.options.restricted_listener, "this broker was started without its restricted listener");
         format!("127.0.0.1:{}", self.ports.restricted)
+    }
+
+    /// The port to which the proxy of the options has to connect.
+    pub fn proxied_port(&self) -> u16 {
+        self.ports.proxied
     }
 
     /// The id this cluster was formatted with.
@@ -239,7 +248,7 @@ impl PrivateKafka {
     fn choose_ports(&mut self) -> Result<(), ServerError> {
         let port = || free_port().map_err(ServerError::system("find a free port"));
         let controller = self.options.joins.map_or_else(port, Ok)?;
-        self.ports = Ports { open: port()?, restricted: port()?, controller };
+        self.ports = Ports { open: port()?, restricted: port()?, proxied: port()?, controller };
         let lines: Vec<String> =
             self.properties().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         self.write("server.properties", &lines.concat())
@@ -269,13 +278,19 @@ impl PrivateKafka {
     }
 
     fn properties(&self) -> Vec<(String, String)> {
-        let Ports { open, restricted, controller } = self.ports;
+        let Ports { open, restricted, proxied, controller } = self.ports;
         let local = |name: &str, port: u16| format!("{name}://127.0.0.1:{port}");
         let mut clients = local("PLAINTEXT", open);
         if self.options.restricted_listener {
             clients = format!("{clients},{}", local("SASL_PLAINTEXT", restricted));
         }
-        let protocols = "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT";
+        let mut advertised = clients.clone();
+        if let Some(port) = self.options.proxy {
+            clients = format!("{clients},{}", local("PROXIED", proxied));
+            advertised = format!("{advertised},{}", local("PROXIED", port));
+        }
+        let protocols =
+            "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT";
         let alone = self.options.joins.is_none();
         let listeners =
             if alone { format!("{clients},{}", local("CONTROLLER", controller)) } else { clients.clone() };
@@ -284,7 +299,7 @@ impl PrivateKafka {
             ("node.id", self.options.node.to_string()),
             ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
             ("listeners", listeners),
-            ("advertised.listeners", clients),
+            ("advertised.listeners", advertised),
             ("listener.security.protocol.map", protocols.into()),
             ("controller.listener.names", "CONTROLLER".into()),
             ("inter.broker.listener.name", "PLAINTEXT".into()),

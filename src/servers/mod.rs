@@ -71,7 +71,7 @@ impl ServerError {
 /// It lies below the range from which the kernel takes ports for outgoing connections. Inside that range a client
 /// that keeps calling a stopped server is sooner or later given the server's own port, connects to itself, and the
 /// server cannot come back. Another process may take the port meanwhile; whoever starts a server on it tries again.
-fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     const LOWEST: u16 = 15_000;
 

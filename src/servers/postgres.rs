@@ -73,6 +73,38 @@ impl PrivatePostgres {
         Ok(server)
     }
 
+    /// Copies a running server and follows it through this port of 127.0.0.1 (the primary's own, or that of a proxy before it):
+    /// a streaming standby under this name.
+    pub fn start_standby(primary: &PrivatePostgres, name: &str, port: u16) -> Result<Self, ServerError> {
+        let (binaries, user, options) = (primary.binaries.clone(), primary.user, primary.options.clone());
+        let directory = ServerDirectory::create("postgres", user)?;
+        let mut server = Self { process: Mutex::new(None), port: 0, binaries, user, options, directory };
+        let source = format!("host=127.0.0.1 port={port} user=postgres application_name={name}");
+        let mut copy = BoundCommand::new(server.binaries.join("pg_basebackup"), "KILL", user);
+        let command = copy.command().args([
+            "--checkpoint=fast",
+            "--wal-method=stream",
+            "--write-recovery-conf",
+            "--no-sync",
+        ]);
+        command
+            .arg("-d")
+            .arg(source)
+            .arg("-D")
+            .arg(server.data_directory())
+            .current_dir(server.directory.path());
+        let output = copy.output().map_err(ServerError::system("start pg_basebackup through setpriv"))?;
+        if !output.status.success() {
+            let log = String::from_utf8_lossy(&output.stderr).into_owned();
+            let trouble = format!("failed ({})", output.status);
+            return Err(ServerError::Refused { server: "pg_basebackup", trouble, log });
+        }
+        server.port = free_port().map_err(ServerError::system("find a free port"))?;
+        let process = server.launch()?;
+        *server.running() = Some(process);
+        Ok(server)
+    }
+
     /// The URL of a database for the superuser.
     pub fn url(&self, database: &str) -> String {
         self.url_as("postgres", database)

@@ -99,7 +99,18 @@ impl Kafka {
     }
 
     pub async fn create_topic(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        self.create_replicated_topic(topic, partitions, 1, configs).await;
+    }
+
+    /// Creates a topic with this many replicas of each partition.
+    pub async fn create_replicated_topic(
+        &self,
+        topic: &str,
+        partitions: i32,
+        replicas: i32,
+        configs: &[(&str, &str)],
+    ) {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
         let new = configs.iter().fold(new, |new, (name, value)| new.set(name, value));
         let done = self.admin.create_topics(&[new], &requests()).await.expect("create topic");
         done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("create topic {error:?}")));
@@ -116,8 +127,12 @@ impl Kafka {
 
     /// A further broker of this cluster.
     pub async fn join(&self, node: u32) -> Arc<PrivateKafka> {
-        let joins = Some(self.server.controller());
-        let options = KafkaOptions { node, joins, ..Self::options() };
+        self.join_with(KafkaOptions { node, ..Self::options() }).await
+    }
+
+    /// As [`Self::join`], with options.
+    pub async fn join_with(&self, options: KafkaOptions) -> Arc<PrivateKafka> {
+        let options = KafkaOptions { joins: Some(self.server.controller()), ..options };
         Arc::new(blocking(|| PrivateKafka::start(options)).await)
     }
 

@@ -24,7 +24,7 @@ pub struct RelayBuilder {
 }
 
 impl RelayBuilder {
-    pub(super) fn new(database_url: &str, brokers: &str) -> Self {
+    pub fn new(database_url: &str, brokers: &str) -> Self {
         let relay = Self {
             variables: Vec::new(),
             properties: Vec::new(),
