@@ -304,6 +304,12 @@ impl Producer {
         self.native.send(base).map_err(|(error, _)| classify::not_taken(error))
     }
 
+    /// A fatal error, at the hands of a test.
+    #[cfg(debug_assertions)]
+    pub(super) fn kill(&self) {
+        status::kill(self.native.client());
+    }
+
     /// Which producer this is; its reports carry the same number.
     pub fn generation(&self) -> u32 {
         self.callbacks().generation
