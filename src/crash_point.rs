@@ -1,7 +1,7 @@
 //! Named places at which tests break the process, or a part of it. Nothing of this is in a release build.
 //!
 //! - `OUTBOX_RELAY_CRASH_AT=<name>` ends the process with SIGKILL the first time it gets there; `<name>:<n>` the n-th time.
-//! - `OUTBOX_RELAY_PANIC_AT=<task>` makes a task panic.
+//! - `OUTBOX_RELAY_PANIC_AT=<task>` makes a task panic, `OUTBOX_RELAY_END_AT=<task>` makes it end.
 //! - `OUTBOX_RELAY_FATAL_AT=<producer>:<n>:<times>` gives a producer a fatal error with every n-th record, so many times.
 
 use std::sync::LazyLock;
@@ -34,8 +34,8 @@ pub const ALL: [&str; 7] = [
     AFTER_REQUEUE,
 ];
 
-/// Tasks and callbacks that the tests make panic: `OUTBOX_RELAY_PANIC_AT=<name>`, the first time that it works.
-pub const TASKS: [&str; 12] = [
+/// Tasks, threads and callbacks that tests make panic, the first time that they work.
+pub const TASKS: [&str; 18] = [
     "read",
     "send",
     "settle",
@@ -45,10 +45,20 @@ pub const TASKS: [&str; 12] = [
     "beat",
     "follow",
     "sample",
+    "signal",
     "http",
+    "describe",
+    "ask kafka",
+    "learn",
+    "poll",
     "delivery",
     "statistics",
+    "error",
 ];
+
+/// Those of them that go on for ever unless they are asked to stop; tests make them end.
+pub const ENDLESS: [&str; 9] =
+    ["read", "send", "settle", "retry", "requests", "clean", "sample", "http", "poll"];
 
 /// What a variable arms.
 type Armed = LazyLock<Option<String>>;
@@ -60,6 +70,13 @@ pub fn work(task: &str) {
     if is_armed(&PANIC, task) {
         panic!("the test makes {task} panic");
     }
+}
+
+/// This task is to end although nobody has asked it to.
+#[inline]
+pub fn ends(task: &str) -> bool {
+    static END: Armed = LazyLock::new(|| std::env::var("OUTBOX_RELAY_END_AT").ok());
+    is_armed(&END, task)
 }
 
 /// This producer has been given a record, and is to have a fatal error now.
