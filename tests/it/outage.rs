@@ -108,4 +108,9 @@ async fn wrong_credentials_are_told_from_brokers_that_are_away() {
         async |class: &str| relay.metrics().await.value("outbox_kafka_errors_total", &[("class", class)]);
     let refused = async || counted("authentication").await > 0.0;
     eventually(Duration::from_secs(30), "the refused login is counted as one", refused).await;
+    // Each producer has tried again by the time that the relay has said so twice.
+    relay.wait_for_log("cannot lead yet, trying again").await;
+    let tries = async || relay.logged("cannot lead yet, trying again") >= 2;
+    eventually(Duration::from_secs(60), "the relay says it again", tries).await;
+    assert_eq!(counted("unreachable").await, 0.0, "the broker is there");
 }
