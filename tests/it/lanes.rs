@@ -191,3 +191,31 @@ async fn a_topic_that_is_deleted_under_load_gets_a_lane_and_goes_on_when_it_is_b
     }
     all_settled(&env).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_floods_is_read_on_its_own_and_the_others_are_not_behind_it() {
+    let env = Env::new().await;
+    let (flood, well) = (env.create_topic("flood", 3, &[]).await, env.create_topic("well", 3, &[]).await);
+    let rows = 20_000 * scale();
+    let relay = impatient(&env).await.set("relay.page_rows", 50).set("relay.window_rows", 200).start().await;
+    write_many(&env, &well, 10, 0, 100).await;
+    env.expect_records(&well, 100).await;
+
+    // The others' rows lie behind the whole flood.
+    write_many(&env, &flood, 10, 0, rows).await;
+    write_many(&env, &well, 10, 10, 1000).await;
+    env.expect_lane(&flood, "flooding").await;
+    assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &flood), ("cause", "flooding")]).await, 1.0);
+    env.expect_records(&well, 1100).await;
+    let flooded = env.read_topic(&flood).await.len() as i64;
+    assert!(flooded < rows, "the others came after all {rows} rows of the flood");
+
+    assert_complete(&env.expect_records_within(&flood, rows as usize, LONG).await, 10, rows / 10);
+    assert_complete(&env.read_topic(&well).await, 10, 110);
+    all_settled(&env).await;
+    assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &flood)]).await, 0.0, "main has it back");
+    write_many(&env, &flood, 10, rows / 10, 100).await;
+    assert_complete(&env.expect_records(&flood, rows as usize + 100).await, 10, rows / 10 + 10);
+    assert_eq!(env.read_topic(&flood).await.len() as i64, rows + 100, "no record twice");
+    assert_eq!(env.read_topic(&well).await.len(), 1100, "no record twice");
+}
