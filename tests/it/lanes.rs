@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::support::lines::{Line, assert_complete, first_versions, write, write_many};
+use crate::support::lines::{Line, assert_complete, expect_complete, first_versions, write, write_many};
 use crate::support::{DEADLINE, Env, Relay, RelayBuilder, eventually, random};
 
 /// How many times larger the tests are that `make scale` runs.
@@ -93,7 +93,8 @@ async fn a_lane_is_kept_over_takeovers_and_finds_rows_that_committed_late() {
     let second = impatient(&env).await.start().await;
     second.wait_for_log("leading").await;
     write_many(&env, &well, 10, 10, 100).await;
-    assert_complete(&env.expect_records(&well, 200).await, 10, 20);
+    // The first one may have been killed before it had settled what it had published.
+    expect_complete(&env, &well, 10, 20).await;
     late.commit().await.expect("commit");
     write_many(&env, &missing, 10, 110, 100).await;
     second.kill().await;
