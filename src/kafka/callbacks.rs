@@ -165,7 +165,10 @@ impl Callbacks {
             return;
         }
         said.insert(class, Instant::now());
-        self.inbox.put_error(class);
+        // The end of a producer is counted by whoever replaces it, which may be before this is heard.
+        if code != Some(Code::Fatal) {
+            self.inbox.put_error(class);
+        }
         tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");
     }
 }
