@@ -165,8 +165,9 @@ impl Callbacks {
             return;
         }
         said.insert(class, Instant::now());
-        // The end of a producer is counted by whoever replaces it, which may be before this is heard.
-        if code != Some(Code::Fatal) {
+        // The end of a producer (told with the code that it died of, and then as fatal) is counted by whoever replaces it,
+        // which may be before this is heard.
+        if class != "fatal" {
             self.inbox.put_error(class);
         }
         tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");

