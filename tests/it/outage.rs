@@ -135,12 +135,14 @@ async fn a_quota_holds_rows_back_and_is_nobodys_fault() {
         relay.metrics().await.get("outbox_kafka_errors_total", &[("class", class)]).unwrap_or(0.0)
     };
     eventually(DEADLINE, "the quota is counted", async || errors("throttled").await > 0.0).await;
+    // The last request may have been answered before the silence: these rows are in it for certain.
+    write_many(&env, &held, 10, 405, 500).await;
     let said = relay.wait_for_log(OPENED).await;
     assert_eq!(said.field("because").and_then(|because| because.as_str()), Some("throttled"));
     write_many(&env, &well, 10, 5, 500).await;
 
     env.set_producer_quota(&client, None).await;
-    for (topic, rows) in [(&held, 4050), (&well, 550)] {
+    for (topic, rows) in [(&held, 4550), (&well, 550)] {
         assert_complete(
             &env.expect_records_within(topic, rows, Duration::from_secs(120)).await,
             10,
@@ -148,7 +150,7 @@ async fn a_quota_holds_rows_back_and_is_nobodys_fault() {
         );
     }
     env.eventually_true("select waiting = 0 from outbox.backlog where topic is null").await;
-    for (topic, rows) in [(&held, 4050), (&well, 550)] {
+    for (topic, rows) in [(&held, 4550), (&well, 550)] {
         assert_eq!(env.read_topic(topic).await.len(), rows, "no record twice");
     }
     nobody_was_charged(&env).await;
