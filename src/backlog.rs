@@ -1,6 +1,7 @@
 //! Lag and backlog: sampled every few seconds on a connection of their own, by leader and standbys alike, so that
 //! they do not vanish with the leader.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,12 @@ use crate::store::{Server, Session, backlog};
 /// How often is sampled.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Samples for ever, on whichever server is the current one.
-pub async fn sample(server: watch::Receiver<Server>, metrics: Arc<Metrics>, health: Arc<Health>) {
+/// Samples for ever, on whichever server is the current one. Nothing that fails ends it.
+pub async fn sample(
+    server: watch::Receiver<Server>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+) -> Result<(), Infallible> {
     let running = health.running(Loop::Sample);
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,7 +1,11 @@
-//! Named places at which the crash tests end the process. Nothing of this is in a release build.
+//! Named places at which tests break the process, or a part of it. Nothing of this is in a release build.
 //!
-//! `OUTBOX_RELAY_CRASH_AT=<name>` ends the process with SIGKILL the first time it gets there;
-//! `OUTBOX_RELAY_CRASH_AT=<name>:<n>` the n-th time.
+//! - `OUTBOX_RELAY_CRASH_AT=<name>` ends the process with SIGKILL the first time it gets there; `<name>:<n>` the n-th time.
+//! - `OUTBOX_RELAY_PANIC_AT=<task>` makes a task panic, `OUTBOX_RELAY_END_AT=<task>` makes it end.
+//! - `OUTBOX_RELAY_FATAL_AT=<producer>:<n>:<times>` gives a producer a fatal error with every n-th record, so many times.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A page has been read, nothing of it was handed over.
 pub const AFTER_READ: &str = "after_read";
@@ -34,8 +38,8 @@ pub const ALL: [&str; 8] = [
     AFTER_REQUEUE,
 ];
 
-/// Tasks and callbacks that the tests make panic: `OUTBOX_RELAY_PANIC_AT=<name>`, the first time that it works.
-pub const TASKS: [&str; 12] = [
+/// Tasks, threads and callbacks that tests make panic, the first time that they work.
+pub const TASKS: [&str; 18] = [
     "read",
     "send",
     "settle",
@@ -45,29 +49,60 @@ pub const TASKS: [&str; 12] = [
     "beat",
     "follow",
     "sample",
+    "signal",
     "http",
+    "describe",
+    "ask kafka",
+    "learn",
+    "poll",
     "delivery",
     "statistics",
+    "error",
 ];
+
+/// Those of them that go on for ever unless they are asked to stop; tests make them end.
+pub const ENDLESS: [&str; 9] =
+    ["read", "send", "settle", "retry", "requests", "clean", "sample", "http", "poll"];
+
+/// What a variable arms.
+type Armed = LazyLock<Option<String>>;
 
 /// This task is working.
 #[inline]
 pub fn work(task: &str) {
-    if panics(task) {
+    static PANIC: Armed = LazyLock::new(|| std::env::var("OUTBOX_RELAY_PANIC_AT").ok());
+    if is_armed(&PANIC, task) {
         panic!("the test makes {task} panic");
     }
 }
 
-#[cfg(debug_assertions)]
-fn panics(task: &str) -> bool {
-    use std::sync::LazyLock;
-    static ARMED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("OUTBOX_RELAY_PANIC_AT").ok());
-    ARMED.as_deref() == Some(task)
+/// This task is to end although nobody has asked it to.
+#[inline]
+pub fn ends(task: &str) -> bool {
+    static END: Armed = LazyLock::new(|| std::env::var("OUTBOX_RELAY_END_AT").ok());
+    is_armed(&END, task)
 }
 
-#[cfg(not(debug_assertions))]
-fn panics(_: &str) -> bool {
-    false
+/// This producer has been given a record, and is to have a fatal error now.
+#[inline]
+pub fn is_fatal(producer: &str) -> bool {
+    static FATAL: LazyLock<Option<(String, u32, u32)>> = LazyLock::new(|| {
+        let armed = std::env::var("OUTBOX_RELAY_FATAL_AT").ok()?;
+        let mut parts = armed.split(':');
+        Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    });
+    static RECORDS: AtomicU32 = AtomicU32::new(0);
+    match cfg!(debug_assertions).then(|| FATAL.as_ref()).flatten() {
+        Some((armed, every, times)) if armed == producer => {
+            let record = RECORDS.fetch_add(1, Ordering::Relaxed) + 1;
+            record.is_multiple_of(*every) && record / every <= *times
+        }
+        _ => false,
+    }
+}
+
+fn is_armed(armed: &Armed, task: &str) -> bool {
+    cfg!(debug_assertions) && armed.as_deref() == Some(task)
 }
 
 /// The process has got to this place.
@@ -81,9 +116,6 @@ pub fn reach(name: &str) {
 /// Whether the process is to end here, for places that need a preparation.
 #[cfg(debug_assertions)]
 pub fn due(name: &str) -> bool {
-    use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     static ARMED: LazyLock<Option<(String, u32)>> = LazyLock::new(|| {
         let armed = std::env::var("OUTBOX_RELAY_CRASH_AT").ok()?;
         match armed.split_once(':') {

@@ -25,6 +25,7 @@ use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred, request};
 use crate::telemetry::chain;
+use crate::{crash_point, task};
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -71,8 +72,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let http = http::serve(config.http.listen, Arc::clone(&metrics), Arc::clone(&health))
         .with_context(|| format!("listen on {}", config.http.listen))?;
     let mut daemon = Daemon::build(config, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
-    let sampler =
-        tokio::spawn(crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health)));
+    let sample = crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health));
+    let sampler = tokio::spawn(task::endless("sample", CancellationToken::new(), sample));
     let ended = Box::pin(daemon.follow_and_lead()).await;
     sampler.abort();
     drop(http);
@@ -117,7 +118,7 @@ impl Daemon {
 
     /// Term after term, until told to stop.
     async fn follow_and_lead(&mut self) -> anyhow::Result<()> {
-        while let Some(won) = self.follow().await {
+        while let Some(won) = task::named("follow", self.follow()).await {
             let (epoch, begun) = (won.epoch, Instant::now());
             self.metrics.leader_transitions.inc();
             self.metrics.leader.set(1.0);
@@ -159,7 +160,7 @@ impl Daemon {
         let mut session: Option<Session> = None;
         loop {
             running.tick();
-            crate::crash_point::work("follow");
+            crash_point::work("follow");
             let looked = tokio::select! {
                 () = terminate.cancelled() => return None,
                 looked = self.look(&mut session, &mut watch) => looked,
@@ -267,7 +268,10 @@ impl Daemon {
         let terminate = self.terminate.clone();
         let health = Arc::clone(&self.health);
         // On a task of its own: nothing that the relay does may hold up the beat.
-        let beat = AbortOnDropHandle::new(tokio::spawn(leader::beat(term.clone(), self.holder, ttl)));
+        let beat = AbortOnDropHandle::new(tokio::spawn(task::named(
+            "beat",
+            leader::beat(term.clone(), self.holder, ttl),
+        )));
         let topics = self.topics.clone();
         let publisher = &mut self.publisher;
         let relay = async {
@@ -323,12 +327,8 @@ impl Daemon {
             Err(error) => {
                 for class in self.publisher.inbox().take_errors() {
                     self.metrics.kafka_error(KafkaErrorClass::named(class));
-                    // An outage after a refused login is an outage; a refused login also counts as unreachable.
-                    match class {
-                        "authentication" => self.kafka_refuses_login = true,
-                        "unreachable" => {}
-                        _ => self.kafka_refuses_login = false,
-                    }
+                    // An outage after a refused login is an outage.
+                    self.kafka_refuses_login = class == "authentication";
                 }
                 let mut error = anyhow::Error::new(error).context("waiting for kafka");
                 if self.kafka_refuses_login {
@@ -445,12 +445,13 @@ fn on_signal() -> anyhow::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let token = CancellationToken::new();
     let cancel = token.clone();
-    tokio::spawn(async move {
+    tokio::spawn(task::named("signal", async move {
+        crash_point::work("signal");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         cancel.cancel();
-    });
+    }));
     Ok(token)
 }

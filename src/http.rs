@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{Health, Report};
 use crate::metrics::Metrics;
+use crate::{crash_point, task};
 
 const INDEX: &str =
     "outbox-relay: /metrics (Prometheus), /livez (loops are trying), /readyz (dependencies were reached)\n";
@@ -46,11 +47,12 @@ pub fn serve(listen: SocketAddr, metrics: Arc<Metrics>, health: Arc<Health>) -> 
     let stopped = stop.clone().cancelled_owned();
     let router = router(Shared { metrics, health });
     let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
+        let ends = crash_point::ends("http");
         let server = async move {
             tokio::select! {
-                served = async { axum::serve(listener, router).await } => {
-                    let reason = served.err().map_or_else(|| "it has ended".to_owned(), |error| error.to_string());
-                    crate::task::ended("http", &reason);
+                served = async { if ends { Ok(()) } else { axum::serve(listener, router).await } } => {
+                    let reason = served.err().map_or_else(|| task::ENDED.to_owned(), |error| error.to_string());
+                    task::ended("http", &reason);
                 }
                 () = stopped => {}
             }
@@ -90,7 +92,7 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
-    crate::crash_point::work("http");
+    crash_point::work("http");
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (format, shared.metrics.gather_text()).into_response()
 }

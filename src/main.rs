@@ -69,7 +69,7 @@ fn load(file: Option<&Path>) -> anyhow::Result<Config> {
 async fn spawned(
     command: impl Future<Output = anyhow::Result<ExitCode>> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    tokio::spawn(command).await.context("the relay ended unexpectedly")?
+    tokio::spawn(task::named("daemon", command)).await.context("the relay ended unexpectedly")?
 }
 
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 //! Owns producers, the broker's error codes and the facts about topics. Knows nothing of Postgres, and decides
 //! nothing about a row's future: it says what happened ([`Report`], [`Refusal`]), `verdict` says what follows.
 
+mod callbacks;
 mod classify;
 mod consumer;
 mod mock;

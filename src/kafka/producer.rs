@@ -1,25 +1,21 @@
 //! One librdkafka producer and the thread that polls it.
 //!
-//! Owns the report callback, which only copies numbers into the [`Inbox`], and the end of a producer: it is purged
-//! and dropped on its own thread, because dropping blocks.
+//! Owns the [`Inbox`] and the end of a producer: it is purged and dropped on its own thread, because dropping blocks. What
+//! the thread hears is taken in by `callbacks`.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::config::ClientConfig;
+use rdkafka::message::OwnedHeaders;
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{
-    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
-};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::Notify;
 
-use super::{KafkaError, NotTaken, Report, Weather, classify, status};
-use crate::receipt::Receipt;
+use super::callbacks::Callbacks;
+use super::{KafkaError, NotTaken, Report, Weather, classify};
+use crate::{crash_point, task};
 
 /// One round of polling. Events are handled when they come; the length only matters at the end of the producer, and
 /// each round ends with up to a millisecond of spinning, so short rounds would cost an idle relay real CPU.
@@ -30,9 +26,6 @@ pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Errors remembered until somebody counts them.
 const ERRORS_KEPT: usize = 1000;
-
-/// A trouble that lasts is said again this often: librdkafka reports it with every attempt to connect.
-const SAY_EVERY: Duration = Duration::from_secs(30);
 
 /// Where the reports of all producers of a term arrive.
 #[derive(Debug, Default)]
@@ -60,14 +53,14 @@ impl Inbox {
         std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn put_error(&self, class: &'static str) {
+    pub(super) fn put_error(&self, class: &'static str) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         if errors.len() < ERRORS_KEPT {
             errors.push(class);
         }
     }
 
-    fn put(&self, report: Report) {
+    pub(super) fn put(&self, report: Report) {
         let was_empty = {
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
             reports.push(report);
@@ -79,153 +72,14 @@ impl Inbox {
     }
 }
 
-/// What the callbacks learn, read from other threads.
-#[derive(Debug)]
-struct Callbacks {
-    inbox: Arc<Inbox>,
-    generation: u32,
-    /// A report that was not a success has come in: nothing more is handed over until it has been judged.
-    tripped: AtomicBool,
-    dead: AtomicBool,
-    warm: AtomicBool,
-    connected: AtomicBool,
-    /// No broker can be reached, says librdkafka, since one was.
-    all_down: AtomicBool,
-    /// A quota held requests back in the last statistics interval.
-    throttled: AtomicBool,
-    /// The last connection that failed was a login that was refused.
-    refused_login: AtomicBool,
-    /// Nobody waits for it any more: what it says about its end is no trouble.
-    given_up: AtomicBool,
-    /// Classes of errors that were logged, and when. One trouble may be of two classes in turn: a refused login, and
-    /// that all brokers are out of reach.
-    said: Mutex<HashMap<&'static str, Instant>>,
-    /// Why no broker can be used, as of the last connection that failed.
-    trouble: Mutex<Option<(Code, String)>>,
-}
-
-/// The part of librdkafka's statistics that we read.
-#[derive(serde::Deserialize)]
-struct Statistics<'a> {
-    #[serde(borrow)]
-    brokers: HashMap<std::borrow::Cow<'a, str>, BrokerStatistics<'a>>,
-    #[serde(borrow)]
-    eos: Option<IdempotenceStatistics<'a>>,
-}
-
-#[derive(serde::Deserialize)]
-struct BrokerStatistics<'a> {
-    #[serde(borrow)]
-    state: std::borrow::Cow<'a, str>,
-    #[serde(default)]
-    throttle: Throttle,
-}
-
-/// Milliseconds for which brokers held requests back.
-#[derive(Default, serde::Deserialize)]
-struct Throttle {
-    max: i64,
-}
-
-#[derive(serde::Deserialize)]
-struct IdempotenceStatistics<'a> {
-    #[serde(borrow)]
-    idemp_state: std::borrow::Cow<'a, str>,
-}
-
-impl ClientContext for Callbacks {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // "enable.gapless.guarantee is experimental", at every start: our tests show what it does.
-        if facility == "CONFWARN" || self.given_up.load(Ordering::Acquire) {
-            tracing::debug!(target: "librdkafka", facility, message);
-            return;
+/// Polls until the producer is given up: without it no report would ever arrive. Its last reference goes with the thread.
+fn poll(native: &BaseProducer<Callbacks>, closing: &AtomicBool) {
+    while !closing.load(Ordering::Acquire) {
+        crash_point::work("poll");
+        if crash_point::ends("poll") {
+            task::ended("poll", task::ENDED);
         }
-        match level {
-            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, message),
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
-                tracing::info!(target: "librdkafka", facility, message)
-            }
-            // librdkafka retries by itself; what needs a human is said by us.
-            _ => tracing::warn!(target: "librdkafka", facility, message),
-        }
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        crate::crash_point::work("statistics");
-        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
-        let up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        self.connected.store(up, Ordering::Relaxed);
-        if up {
-            self.all_down.store(false, Ordering::Relaxed);
-            self.refused_login.store(false, Ordering::Relaxed);
-        }
-        let throttled = statistics.brokers.values().any(|broker| broker.throttle.max > 0);
-        if throttled && !self.throttled.swap(true, Ordering::Relaxed) {
-            self.inbox.put_error("throttled");
-            tracing::warn!(producer = self.generation, "kafka holds this relay back by a quota");
-        }
-        self.throttled.store(throttled, Ordering::Relaxed);
-        let assigned = statistics.eos.is_some_and(|eos| eos.idemp_state == "Assigned");
-        self.warm.store(up && assigned, Ordering::Relaxed);
-    }
-
-    fn error(&self, error: RdKafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        let class = code.map_or("other", classify::class);
-        match code {
-            Some(Code::Fatal) => self.dead.store(true, Ordering::Release),
-            Some(Code::AllBrokersDown) => {
-                self.connected.store(false, Ordering::Relaxed);
-                self.all_down.store(true, Ordering::Relaxed);
-            }
-            Some(code) => {
-                // Without how long it took: who says it again and again compares it with the last time.
-                let reason = reason.split(" (after ").next().unwrap_or(reason);
-                if class == "authentication" {
-                    self.refused_login.store(true, Ordering::Relaxed);
-                }
-                *self.trouble() = Some((code, reason.to_owned()));
-            }
-            None => {}
-        }
-        if self.given_up.load(Ordering::Acquire) {
-            return;
-        }
-        // The binding calls this twice for each error.
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(class).is_some_and(|at| at.elapsed() < SAY_EVERY) {
-            return;
-        }
-        said.insert(class, Instant::now());
-        self.inbox.put_error(class);
-        tracing::warn!(producer = self.generation, class, reason, "kafka reports an error");
-    }
-}
-
-impl Callbacks {
-    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ProducerContext for Callbacks {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, delivery: &DeliveryResult<'_>, opaque: usize) {
-        crate::crash_point::work("delivery");
-        let result = match delivery {
-            Ok(message) => Ok(Receipt {
-                partition: message.partition(),
-                // A repeated batch that the broker recognised is a success without an offset.
-                offset: Some(message.offset()).filter(|offset| *offset >= 0),
-            }),
-            Err((error, message)) => {
-                self.tripped.store(true, Ordering::Release);
-                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                Err(Box::new(classify::reported(code, status::of(message))))
-            }
-        };
-        self.inbox.put(Report { opaque, generation: self.generation, result });
+        native.poll(POLL_ROUND);
     }
 }
 
@@ -259,20 +113,7 @@ impl Producer {
         inbox: &Arc<Inbox>,
         generation: u32,
     ) -> Result<Producer, KafkaError> {
-        let callbacks = Callbacks {
-            inbox: Arc::clone(inbox),
-            generation,
-            tripped: AtomicBool::new(false),
-            dead: AtomicBool::new(false),
-            warm: AtomicBool::new(false),
-            connected: AtomicBool::new(false),
-            all_down: AtomicBool::new(false),
-            throttled: AtomicBool::new(false),
-            refused_login: AtomicBool::new(false),
-            given_up: AtomicBool::new(false),
-            said: Mutex::default(),
-            trouble: Mutex::default(),
-        };
+        let callbacks = Callbacks::new(Arc::clone(inbox), generation);
         let native: BaseProducer<Callbacks> = config
             .create_with_context(callbacks)
             .map_err(|error| classify::request_error("start a kafka client", &error, None))?;
@@ -281,11 +122,7 @@ impl Producer {
         let (polled, ends) = (Arc::clone(&native), Arc::clone(&closing));
         std::thread::Builder::new()
             .name(format!("kafka-{generation}"))
-            .spawn(move || {
-                while !ends.load(Ordering::Acquire) {
-                    polled.poll(POLL_ROUND);
-                }
-            })
+            .spawn(move || task::within("poll", || poll(&polled, &ends)))
             .map_err(|error| KafkaError {
                 what: "start a kafka client's thread",
                 text: error.to_string(),
@@ -302,6 +139,12 @@ impl Producer {
         base.key = record.key;
         base.payload = record.payload;
         self.native.send(base).map_err(|(error, _)| classify::not_taken(error))
+    }
+
+    /// A fatal error, at the hands of a test.
+    #[cfg(debug_assertions)]
+    pub(super) fn kill(&self) {
+        super::status::kill(self.native.client());
     }
 
     /// Which producer this is; its reports carry the same number.
@@ -336,13 +179,7 @@ impl Producer {
 
     /// What it knows of the brokers.
     pub(super) fn weather(&self) -> Weather {
-        let known = self.callbacks();
-        Weather {
-            connected: known.connected.load(Ordering::Relaxed),
-            all_down: known.all_down.load(Ordering::Relaxed),
-            throttled: known.throttled.load(Ordering::Relaxed),
-            refused_login: known.refused_login.load(Ordering::Relaxed),
-        }
+        self.callbacks().weather(Instant::now())
     }
 
     /// Gives up what is queued and in flight; the reports arrive in the inbox.
@@ -372,14 +209,16 @@ impl Producer {
     /// Asks for the metadata of `topics` in the background, so that a spare knows their leaders.
     pub(super) fn learn(&self, topics: Vec<Arc<str>>) {
         let native = Arc::clone(&self.native);
-        tokio::task::spawn_blocking(move || {
+        let learn = move || {
+            crash_point::work("learn");
             for topic in topics {
                 if let Err(error) = native.client().fetch_metadata(Some(&topic), METADATA_DEADLINE) {
                     tracing::debug!(topic = &*topic, error = %error, "spare producer could not learn a topic");
                     return;
                 }
             }
-        });
+        };
+        tokio::task::spawn_blocking(|| task::within("learn", learn));
     }
 
     fn callbacks(&self) -> &Callbacks {

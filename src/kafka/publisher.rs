@@ -165,7 +165,19 @@ impl Publisher {
                 headers,
             },
             opaque,
-        )
+        )?;
+        #[cfg(debug_assertions)]
+        {
+            let name = match route {
+                Route::Main => "main",
+                Route::Alone | Route::Copy => "second",
+                Route::Once => "third",
+            };
+            if crate::crash_point::is_fatal(name) {
+                producer.kill();
+            }
+        }
+        Ok(())
     }
 
     /// A failure has been reported by the main producer and not been judged yet.

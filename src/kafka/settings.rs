@@ -28,6 +28,9 @@ const BATCH_SIZE: usize = 1_000_000;
 /// A topic with a lower limit does not lower `batch.size` for all others; its rows go alone.
 pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
 
+/// How often librdkafka tells its statistics.
+pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a row that goes alone is tried before it is put off again, in milliseconds.
 const ALONE_TIMEOUT_MS: &str = "10000";
 
@@ -120,7 +123,7 @@ impl KafkaSettings {
             // How long a topic that metadata does not know may still appear.
             .set("topic.metadata.propagation.max.ms", "2000")
             // Tells when the producer has its id, and which brokers are up.
-            .set("statistics.interval.ms", "1000");
+            .set("statistics.interval.ms", STATISTICS_EVERY.as_millis().to_string());
         config
     }
 

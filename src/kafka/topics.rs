@@ -11,6 +11,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::{KafkaError, KafkaSettings, Producer, Refusal, classify};
 use crate::verdict::{Failure, TopicTrouble};
+use crate::{crash_point, task};
 
 /// How long the answer about a topic's limit may hold up its rows. Where the controller cannot be reached, librdkafka
 /// would wait for it to the end.
@@ -134,7 +135,11 @@ async fn blocking<T: Send + 'static>(
     what: &'static str,
     question: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, KafkaError> {
-    match tokio::task::spawn_blocking(question).await {
+    let question = || {
+        crash_point::work("ask kafka");
+        question()
+    };
+    match tokio::task::spawn_blocking(|| task::within("ask kafka", question)).await {
         Ok(answer) => answer,
         Err(error) => Err(KafkaError { what, text: error.to_string(), class: "other" }),
     }

@@ -54,6 +54,7 @@ use crate::store::deferred::{DeferredCounts, DueRow, TopicCounts};
 use crate::store::lease::{OpenLane, Resume};
 use crate::store::settle::Outcome;
 use crate::store::{Server, StoreError};
+use crate::task;
 
 use self::requests::Controls;
 
@@ -276,13 +277,16 @@ pub async fn run(
         settled: settled_in,
         controls: asks.controls.subscribe(),
     };
+    let stop = term.drain.clone();
+    let drain = || stop.clone();
+    let retry = retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling));
     tokio::try_join!(
-        read::read(term.clone(), resume, lanes, reader),
-        retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling)),
-        requests::requests(term.clone(), asks),
-        clean::clean(term.clone(), found),
-        sender.run(inputs, decided),
-        settle::settle(term, position, decided_in, settled, settling),
+        task::endless("read", drain(), read::read(term.clone(), resume, lanes, reader)),
+        task::endless("retry", drain(), retry),
+        task::endless("requests", drain(), requests::requests(term.clone(), asks)),
+        task::endless("clean", drain(), clean::clean(term.clone(), found)),
+        task::endless("send", drain(), sender.run(inputs, decided)),
+        task::endless("settle", drain(), settle::settle(term, position, decided_in, settled, settling)),
     )
     .map(|_| ())
 }

@@ -19,6 +19,7 @@ use crate::metrics::{AttemptResult, DeadReason, DeferReason, Metrics, Outcome, T
 use crate::policy::{Delivery, OnFailure, Policies, Policy};
 use crate::store::settle::{PARKED, Reason};
 use crate::verdict::{Failure, TopicTrouble};
+use crate::{crash_point, task};
 
 use super::batch::{Batch, DueBatch, Fate};
 use super::gates::Gates;
@@ -347,10 +348,11 @@ impl KnownTopics {
         }
         topic.asking = true;
         let name = Arc::clone(name);
-        self.asks.spawn(async move {
+        self.asks.spawn(task::named("describe", async move {
+            crash_point::work("describe");
             let answer = client.describe(Arc::clone(&name)).await;
             (name, answer)
-        });
+        }));
         true
     }
 

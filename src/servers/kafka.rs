@@ -219,6 +219,30 @@ impl PrivateKafka {
         self.acl(topic, &["--remove", "--force"])
     }
 
+    /// Holds producers of this client id to so many bytes per second; None lifts the quota. Takes about two seconds.
+    pub fn set_producer_quota(
+        &self,
+        client_id: &str,
+        bytes_per_second: Option<u32>,
+    ) -> Result<(), ServerError> {
+        let brokers = self.brokers();
+        let client = [
+            "--bootstrap-server",
+            &brokers,
+            "--alter",
+            "--entity-type",
+            "clients",
+            "--entity-name",
+            client_id,
+        ];
+        let quota = bytes_per_second.map(|bytes| format!("producer_byte_rate={bytes}"));
+        let change = match &quota {
+            Some(quota) => ["--add-config", quota],
+            None => ["--delete-config", "producer_byte_rate"],
+        };
+        self.tool("kafka.admin.ConfigCommand", &[&client[..], &change].concat())
+    }
+
     fn acl(&self, topic: &str, change: &[&str]) -> Result<(), ServerError> {
         assert!(self.options.restricted_listener, "ACLs hold on the restricted listener only");
         let brokers = self.brokers();

@@ -10,6 +10,7 @@ mod crash;
 mod delivery;
 mod demo;
 mod failures;
+mod fatal;
 mod lanes;
 mod lead;
 mod ledger;

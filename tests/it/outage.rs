@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::support::lines::{assert_complete, write_many};
 use crate::support::{DEADLINE, Env, Relay, blocking, eventually};
 
+const OPENED: &str =
+    "kafka makes no progress, the circuit is open: nothing more is handed over and no row is charged";
+
 async fn circuit(relay: &Relay, open: bool) {
     let wanted = f64::from(u8::from(open));
     let is = async || relay.metrics().await.value("outbox_circuit_open", &[]) == wanted;
@@ -31,11 +34,7 @@ async fn in_an_outage_the_circuit_opens_and_nobody_is_charged() {
     assert!(server.freeze());
     write_many(&env, &topic, 10, 10, 1000).await;
     circuit(&relay, true).await;
-    let said = relay
-        .wait_for_log(
-            "kafka makes no progress, the circuit is open: nothing more is handed over and no row is charged",
-        )
-        .await;
+    let said = relay.wait_for_log(OPENED).await;
     assert!(said.field("because").is_some());
     write_many(&env, &topic, 10, 110, 1000).await;
     assert!(server.thaw());
@@ -108,4 +107,60 @@ async fn wrong_credentials_are_told_from_brokers_that_are_away() {
         async |class: &str| relay.metrics().await.value("outbox_kafka_errors_total", &[("class", class)]);
     let refused = async || counted("authentication").await > 0.0;
     eventually(Duration::from_secs(30), "the refused login is counted as one", refused).await;
+    // Each producer has tried again by the time that the relay has said so twice.
+    relay.wait_for_log("cannot lead yet, trying again").await;
+    let tries = async || relay.logged("cannot lead yet, trying again") >= 2;
+    eventually(Duration::from_secs(60), "the relay says it again", tries).await;
+    assert_eq!(counted("unreachable").await, 0.0, "the broker is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_holds_rows_back_and_is_nobodys_fault() {
+    let env = Env::new().await;
+    let (held, well) = (env.create_topic("held", 1, &[]).await, env.create_topic("well", 1, &[]).await);
+    let client = env.topic("client");
+    let relay =
+        env.relay().await.property("client.id", &client).set("kafka.stall_after", "2s").expect_errors();
+    // A row that is charged once is dead.
+    let relay = relay.set("retry.attempts", 1).start().await;
+    for topic in [&held, &well] {
+        write_many(&env, topic, 10, 0, 50).await;
+        env.expect_records(topic, 50).await;
+    }
+
+    // More than ten seconds' worth of it: the broker answers, and then is silent for some seconds.
+    env.set_producer_quota(&client, Some(40_000)).await;
+    write_many(&env, &held, 10, 5, 4000).await;
+    let errors = async |class: &str| {
+        relay.metrics().await.get("outbox_kafka_errors_total", &[("class", class)]).unwrap_or(0.0)
+    };
+    eventually(DEADLINE, "the quota is counted", async || errors("throttled").await > 0.0).await;
+    // The last request may have been answered before the silence: these rows are in it for certain.
+    write_many(&env, &held, 10, 405, 500).await;
+    let said = relay.wait_for_log(OPENED).await;
+    assert_eq!(said.field("because").and_then(|because| because.as_str()), Some("throttled"));
+    write_many(&env, &well, 10, 5, 500).await;
+
+    env.set_producer_quota(&client, None).await;
+    for (topic, rows) in [(&held, 4550), (&well, 550)] {
+        assert_complete(
+            &env.expect_records_within(topic, rows, Duration::from_secs(120)).await,
+            10,
+            rows as i64 / 10,
+        );
+    }
+    env.eventually_true("select waiting = 0 from outbox.backlog where topic is null").await;
+    for (topic, rows) in [(&held, 4550), (&well, 550)] {
+        assert_eq!(env.read_topic(topic).await.len(), rows, "no record twice");
+    }
+    nobody_was_charged(&env).await;
+    assert_eq!(env.one::<i64>("select count(*) from outbox.attempt").await, 0);
+    assert_eq!(
+        env.one::<i64>("select count(*) from outbox.ledger where lane is not null").await,
+        0,
+        "no lane"
+    );
+    assert_eq!(relay.metrics().await.value("outbox_producer_replaced_total", &[]), 0.0);
+    assert_eq!(errors("unreachable").await, 0.0);
+    circuit(&relay, false).await;
 }

@@ -88,7 +88,10 @@ impl Sender<'_> {
         let weather = self.publisher.weather();
         let silent = now.duration_since(self.circuit.progress);
         self.topics.nothing_goes = self.outstanding > 0 && silent >= self.term.stall_after / 2;
-        if self.topics.nothing_goes && weather.connected {
+        if weather.throttled {
+            // Whatever waits, waits for the quota: no topic stalls by itself.
+            self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+        } else if self.topics.nothing_goes && weather.connected {
             self.suspect_topics(silent);
         }
         if self.give_up_main {

@@ -7,6 +7,7 @@ use super::put_off::{EXPIRED, limits, standing};
 use super::{Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::{Fitness, judge};
+use crate::metrics::KafkaErrorClass;
 use crate::policy::{Delivery, OnExpiry};
 use crate::receipt::Receipt;
 use crate::relay::TermEnd;
@@ -137,11 +138,13 @@ impl Sender<'_> {
         if !self.publisher.revive_second()? {
             return Ok(());
         }
+        self.term.metrics.kafka_error(KafkaErrorClass::Fatal);
         self.forget_copies();
         let Some(due) = self.due.as_mut() else { return Ok(()) };
         due.in_flight = 0;
         let lost = due.fates.iter().enumerate().filter(|(_, fate)| matches!(fate, Fate::InFlight));
         let lost: Vec<usize> = lost.map(|(index, _)| index).collect();
+        tracing::warn!(put_off = lost.len(), "second kafka producer replaced, what it had is put off");
         for index in lost {
             let text = "no report before the producer ended".to_owned();
             self.due_failed(index, Refusal { failure: Failure::Unknown, class: "fatal", text }, true);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::OutboxRow;
-use crate::metrics::{AttemptResult, Outcome};
+use crate::metrics::{AttemptResult, KafkaErrorClass, Outcome};
 use crate::receipt::Receipt;
 use crate::relay::Decided;
 use crate::relay::batch::Tag;
@@ -147,6 +147,9 @@ impl Sender<'_> {
     /// Ten times a second: a producer that died, and tries without a report.
     pub(super) fn look_after_once(&mut self) {
         let died = self.publisher.revive_third();
+        if died {
+            self.term.metrics.kafka_error(KafkaErrorClass::Fatal);
+        }
         let patience = self.term.stall_after + GIVE_UP;
         let over: Vec<u64> = self
             .once

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::put_off::suspect;
 use super::{Sender, now_us};
 use crate::kafka::Refusal;
-use crate::metrics::RedeliveryCause;
+use crate::metrics::{KafkaErrorClass, RedeliveryCause};
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
 use crate::relay::remarks::Remark;
@@ -256,6 +256,9 @@ impl Sender<'_> {
         self.circuit.moves(now);
         self.term.metrics.producer_replaced.inc();
         self.awaits_report = false;
+        if self.publisher.is_dead() {
+            self.term.metrics.kafka_error(KafkaErrorClass::Fatal);
+        }
         self.publisher.replace_main()?;
         self.topics.close_gates();
         Ok(())

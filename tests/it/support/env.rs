@@ -194,6 +194,12 @@ impl Env {
         super::blocking(move || server.allow_writes(&topic)).await;
     }
 
+    /// Holds producers of this client id to so many bytes per second; None lifts the quota.
+    pub async fn set_producer_quota(&self, client_id: &str, bytes_per_second: Option<u32>) {
+        let (server, client_id) = (Arc::clone(&self.kafka().await.server), client_id.to_owned());
+        super::blocking(move || server.set_producer_quota(&client_id, bytes_per_second)).await;
+    }
+
     /// Everything in the topic now, by partition and offset.
     pub async fn read_topic(&self, topic: &str) -> Vec<Record> {
         self.kafka().await.read(topic, None, DEADLINE).await
