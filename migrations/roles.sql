@@ -101,7 +101,7 @@ begin
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
                 when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
-                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy') then 'outbox_admin'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel') then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)

@@ -1,34 +1,31 @@
 //! Requests: carries out what operators ask for, one page after another, and reports on it.
 //!
-//! Owns which requests are in effect and how far the others have come. It moves no row itself: dead letters enter the ordered
-//! pipeline through the retry loop, and are given up by a settlement.
+//! Owns which requests are in effect. It moves no row itself: dead letters enter the ordered pipeline through the retry loop, and
+//! are given up by a settlement ([`letters`]); copies of them go beside it ([`copies`]).
 //!
-//! A page is settled before it is reported. After a crash in between the next leader reads the page again and finds its letters
-//! not open any more, so nothing is sent twice for that. Requests that change what is in effect never wait for long ones.
+//! Requests that change what is in effect, and those that cancel others, never wait for long ones.
 
-use std::collections::{HashMap, HashSet};
+mod copies;
+mod letters;
+
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::{Beside, Decided, DeferredRows, Entrance, Entrant, Origin, Term, TermEnd};
+use self::copies::Copies;
+use self::letters::Letters;
+use super::{Beside, Decided, DeferredRows, Entrance, Term, TermEnd};
 use crate::crash_point;
-use crate::metrics::{Operation, Outcome, RedeliveryCause};
+use crate::metrics::Operation;
 use crate::policy::{Change, Glob, Policies};
-use crate::store::dead_letter;
-use crate::store::request::{self, Kind, Letter, Progress, Request};
+use crate::store::request::{self, Kind, Look, Progress, Request};
 use crate::store::{Session, StoreError};
 
 /// How often is looked; a request is in effect within two of these.
 const EVERY: Duration = Duration::from_millis(500);
-
-/// Copies on their way at a time.
-const COPIES: i64 = 100;
-
-/// Dead letters of one page.
-const PAGE: i64 = 500;
 
 /// What operators have asked for and is in effect.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,7 +42,9 @@ impl Controls {
     /// What is in effect when all of these requests are: of two about the same the later one counts.
     pub fn of(requests: &[Request], configured: &Policies) -> Controls {
         let mut controls = Controls { policies: configured.clone(), ..Controls::default() };
-        for request in requests.iter().filter(|request| !request.expired) {
+        let ended: HashSet<i64> = requests.iter().filter_map(Request::cancels).collect();
+        let counts = |request: &&Request| !request.expired && !ended.contains(&request.id);
+        for request in requests.iter().filter(counts) {
             let topic = request.topic.as_deref();
             let rate = rate_of(request);
             match (request.kind, topic) {
@@ -85,33 +84,20 @@ pub(super) struct Ends {
 pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
     let mut session = None;
     let mut trouble = Duration::from_millis(100);
-    // When the next page of a request with a pace may go.
-    let mut paced: HashMap<i64, Instant> = HashMap::new();
-    // Copies of dead letters that are on their way.
-    let mut copying = None;
+    let mut letters = Letters::default();
+    let mut copies = Copies::default();
     loop {
         crash_point::work("requests");
-        let mut worked = false;
+        let mut more = false;
         let round = async {
             if session.is_none() {
                 session = Some(term.server.connect("requests").await?);
             }
             let session = session.as_mut().expect("it was opened above");
-            let open = request::open(session).await?;
-            take_effect(&term, session, &open, &ends.controls).await?;
-            paced.retain(|id, _| open.iter().any(|request| request.id == *id));
-            let letters = open.iter().find(|request| {
-                let is_letters = matches!(request.kind, Some(Kind::Requeue | Kind::Discard));
-                is_letters && paced.get(&request.id).is_none_or(|at| *at <= Instant::now())
-            });
-            if copying.as_mut().is_none_or(|copying: &mut oneshot::Receiver<usize>| {
-                !matches!(copying.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-            }) {
-                copying = copy_letters(&term, session, &ends).await?;
-            }
-            if let Some(request) = letters {
-                worked = work(&term, session, request, &ends, &mut paced).await?;
-            }
+            let Look { mut open, copies: owed } = request::look(session).await?;
+            take_effect(&term, session, &mut open, &ends.controls).await?;
+            copies.go_on(&term, session, owed, &ends).await?;
+            more = letters.go_on(&term, session, &open, &ends).await?;
             Ok::<(), StoreError>(())
         };
         if let Err(error) = round.await {
@@ -121,9 +107,10 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
             continue;
         }
         trouble = Duration::from_millis(100);
-        let rest = if worked { Duration::ZERO } else { EVERY };
+        let rest = if more { Duration::ZERO } else { EVERY };
         tokio::select! {
             () = term.drain.cancelled() => return Ok(()),
+            () = letters.page_ends(&term) => {}
             () = tokio::time::sleep(rest) => {}
         }
     }
@@ -133,7 +120,7 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
 async fn take_effect(
     term: &Term,
     session: &mut Session,
-    open: &[Request],
+    open: &mut Vec<Request>,
     controls: &watch::Sender<Controls>,
 ) -> Result<(), StoreError> {
     controls.send_if_modified(|known| {
@@ -142,12 +129,21 @@ async fn take_effect(
         *known = now;
         changed
     });
+    let cancels: Vec<(i64, i64)> =
+        open.iter().filter_map(|request| Some((request.id, request.cancels()?))).collect();
+    for (id, ended) in cancels {
+        let found = request::cancel(session, term.epoch, id, ended).await?;
+        tracing::info!(request = id, ended, found, "request is cancelled");
+        open.retain(|request| request.id != id && request.id != ended);
+    }
     for (at, request) in open.iter().enumerate() {
         let later = &open[at + 1..];
         let (progress, error) = match request.kind {
             None => (Progress::Refused, Some("this relay does not know that kind of request".to_owned())),
             Some(_) if request.expired => (Progress::Expired, None),
             Some(Kind::Requeue | Kind::Discard) => continue,
+            // The others of its kind have been carried out above.
+            Some(Kind::Cancel) => (Progress::Refused, Some("it names no request".to_owned())),
             // A pause ends with it; from then on it has no effect.
             Some(Kind::Resume) => (Progress::Done, None),
             Some(kind) => match refused(request) {
@@ -158,7 +154,7 @@ async fn take_effect(
             },
         };
         tracing::info!(request = request.id, kind = ?request.kind, topic = request.topic, ?progress, error, "request");
-        request::report(session, term.epoch, request.id, progress, 0, 0, error.as_deref()).await?;
+        request::report(session, term.epoch, request.id, progress, error.as_deref()).await?;
     }
     Ok(())
 }
@@ -194,91 +190,6 @@ fn supersedes(later: &Request, kind: Kind, request: &Request) -> bool {
         Kind::Policy => same && later.kind == Some(kind) && later.value == request.value,
         _ => same && later.kind == Some(kind),
     }
-}
-
-/// One page of dead letters. Returns whether there may be more at once.
-async fn work(
-    term: &Term,
-    session: &mut Session,
-    request: &Request,
-    ends: &Ends,
-    paced: &mut HashMap<i64, Instant>,
-) -> Result<bool, StoreError> {
-    let left = request.filter.get("max").and_then(Value::as_i64).map_or(i64::MAX, |max| max - request.done);
-    let page = PAGE.min(request.pace.map_or(PAGE, i64::from)).min(left);
-    // Copies that have no room would stop reading for all.
-    let waiting = ends.deferred.borrow().waiting + page.max(0) as u64;
-    if request.kind == Some(Kind::Requeue) && waiting > term.retry.deferred_max as u64 / 10 * 9 {
-        return Ok(false);
-    }
-    let letters = match request::letters(session, &request.filter, request.last_id, page.max(0)).await {
-        // The filter is not what Postgres can read: a time, a key.
-        Err(StoreError::Failed { source, .. }) => {
-            let error = source.to_string();
-            request::report(session, term.epoch, request.id, Progress::Refused, 0, 0, Some(&error)).await?;
-            return Ok(true);
-        }
-        letters => letters?,
-    };
-    let Some((last_id, ..)) = letters.last() else {
-        request::report(session, term.epoch, request.id, Progress::Done, 0, 0, None).await?;
-        tracing::info!(request = request.id, kind = ?request.kind, done = request.done, "request is done");
-        return Ok(true);
-    };
-    let (last_id, rows) = (*last_id, letters.len() as i64);
-    let settled = match request.kind {
-        Some(Kind::Requeue) => requeue(&letters, ends).await,
-        _ => discard(&letters, ends).await,
-    };
-    if !settled {
-        // The lease ends; the next leader goes on.
-        return Ok(false);
-    }
-    crash_point::reach(crash_point::AFTER_REQUEUE);
-    for run in letters.chunk_by(|a, b| Arc::ptr_eq(&a.1, &b.1)) {
-        let (topic, rows) = (term.metrics.topic(&run[0].1), run.len() as u64);
-        match request.kind {
-            Some(Kind::Requeue) => topic.redeliveries(RedeliveryCause::Requeue, rows),
-            _ => topic.messages(Outcome::Discarded, rows),
-        }
-    }
-    request::report(session, term.epoch, request.id, Progress::Running, rows, last_id, None).await?;
-    if let Some(pace) = request.pace {
-        let wait = Duration::from_secs_f64(rows as f64 / f64::from(pace));
-        paced.insert(request.id, Instant::now() + wait);
-    }
-    Ok(request.pace.is_none())
-}
-
-/// Sends copies of dead letters to the topics that get them. What is on its way is not asked for again.
-async fn copy_letters(
-    term: &Term,
-    session: &mut Session,
-    ends: &Ends,
-) -> Result<Option<oneshot::Receiver<usize>>, StoreError> {
-    let max_row_bytes = i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX);
-    let rows = dead_letter::owed_copies(session, COPIES, max_row_bytes).await?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let (settled, is_settled) = oneshot::channel();
-    let sent = ends.beside.send(Beside::Copies { rows, settled }).await;
-    Ok(sent.is_ok().then_some(is_settled))
-}
-
-async fn requeue(letters: &[Letter], ends: &Ends) -> bool {
-    let (settled, is_settled) = oneshot::channel();
-    let entrant = |(id, topic, key): &Letter| Entrant { id: *id, topic: Arc::clone(topic), key: key.clone() };
-    let rows = letters.iter().map(entrant).collect();
-    let entrance = Entrance { rows, origin: Origin::Requeued, settled };
-    ends.entrances.send(entrance).await.is_ok() && is_settled.await.is_ok()
-}
-
-async fn discard(letters: &[Letter], ends: &Ends) -> bool {
-    let (settled, is_settled) = oneshot::channel();
-    let mut decided = Decided { settled: Some(settled), ..Decided::default() };
-    decided.outcome.rare.discarded = letters.iter().map(|(id, ..)| *id).collect();
-    ends.decided.send(decided).await.is_ok() && is_settled.await.is_ok()
 }
 
 #[cfg(test)]

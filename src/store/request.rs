@@ -27,6 +27,17 @@ pub enum Kind {
     Rate,
     /// Another policy of some topics.
     Policy,
+    /// Another request ends.
+    Cancel,
+}
+
+/// What a look at the requests finds.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Requests that are not over, oldest first.
+    pub open: Vec<Request>,
+    /// A dead letter is owed to the topic that gets a copy of it.
+    pub copies: bool,
 }
 
 /// A request that is not over.
@@ -54,6 +65,13 @@ pub struct Request {
     pub expired: bool,
 }
 
+impl Request {
+    /// The request that it ends.
+    pub fn cancels(&self) -> Option<i64> {
+        (self.kind == Some(Kind::Cancel)).then(|| self.value.get("request").and_then(Value::as_i64))?
+    }
+}
+
 /// What a request has come to, as `outbox.request.state` spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the words of the column")]
@@ -78,14 +96,23 @@ impl Progress {
 /// A dead letter that a request names: id, topic, key.
 pub type Letter = (i64, Arc<str>, Option<Box<[u8]>>);
 
-/// Reads the requests that are not over, oldest first.
-pub async fn open(session: &mut Session) -> Result<Vec<Request>, StoreError> {
+/// Reads the requests that are not over, and whether copies are owed.
+pub async fn look(session: &mut Session) -> Result<Look, StoreError> {
     const WHAT: &str = "read the requests";
     let rows = session
         .within(WHAT, async |c| sqlx::query(include_str!("sql/requests.sql")).fetch_all(c).await)
         .await?;
-    let requests: Result<Vec<Request>, sqlx::Error> = rows.iter().map(request).collect();
-    requests.map_err(|e| StoreError::from_sqlx(WHAT, e))
+    let read = || -> Result<Look, sqlx::Error> {
+        let mut look = Look::default();
+        for row in &rows {
+            look.copies = row.try_get("copies")?;
+            if row.try_get::<Option<i64>, _>("id")?.is_some() {
+                look.open.push(request(row)?);
+            }
+        }
+        Ok(look)
+    };
+    read().map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
 fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
@@ -102,6 +129,7 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
             "resume" => Some(Kind::Resume),
             "rate" => Some(Kind::Rate),
             "policy" => Some(Kind::Policy),
+            "cancel" => Some(Kind::Cancel),
             _ => None,
         },
         topic: row.try_get("topic")?,
@@ -115,26 +143,32 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
     })
 }
 
-/// Reports on a request: its state, rows done since the last report, the last one of them, and what went wrong. Fails with
-/// [`StoreError::LeaseLost`] when the lease is no longer ours.
+/// Reports on a request: its state, and what went wrong. Fails with [`StoreError::LeaseLost`] when the lease is no longer ours.
+/// How many rows are done is written by their settlement.
 pub async fn report(
     session: &mut Session,
     epoch: i64,
     request: i64,
     progress: Progress,
-    done: i64,
-    last_id: i64,
     error: Option<&str>,
 ) -> Result<(), StoreError> {
     let query = sqlx::query(include_str!("sql/request_progress.sql"))
         .bind(epoch)
         .bind(request)
         .bind(progress.as_str())
-        .bind(done)
-        .bind(last_id)
         .bind(error);
     let row = session.within("report on a request", async |c| query.fetch_optional(c).await).await?;
     row.map(|_| ()).ok_or(StoreError::LeaseLost)
+}
+
+/// Ends request `ended`, because request `cancel` asks for it. Returns whether there was something to end. Fails with
+/// [`StoreError::LeaseLost`] when the lease is no longer ours.
+pub async fn cancel(session: &mut Session, epoch: i64, cancel: i64, ended: i64) -> Result<bool, StoreError> {
+    let query =
+        sqlx::query_scalar(include_str!("sql/cancel_request.sql")).bind(epoch).bind(cancel).bind(ended);
+    let state: Option<String> =
+        session.within("cancel a request", async |c| query.fetch_optional(c).await).await?;
+    state.map(|state| state == "done").ok_or(StoreError::LeaseLost)
 }
 
 /// Reads the next open dead letters that a filter names, behind `after`, in order of id.

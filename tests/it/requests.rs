@@ -1,5 +1,9 @@
 //! What operators ask for: dead letters that go again or are given up, topics that stand, rates and policies at run time.
 
+mod by_hand;
+mod cancel;
+mod copies;
+
 use std::collections::HashSet;
 
 use outbox_relay::crash_point;
@@ -140,9 +144,6 @@ async fn letters_are_chosen_by_cause_time_id_and_number_and_can_be_given_up() {
         env.one::<i64>("select count(*) from outbox.dead_letter where state = 'requeued'").await,
         more
     );
-    let refused = ask(&env, r#"outbox.requeue('{"dead_until": "someday"}')"#, "refused").await;
-    let error: String = env.one(&format!("select error from outbox.request where id = {refused}")).await;
-    assert!(error.contains("someday"), "{error}");
     ask(&env, r#"outbox.requeue('{"dead_until": "now"}', pace => 5000)"#, "done").await;
     let records = env.expect_records(&topic, 500).await;
     no_copy(&records);
@@ -215,37 +216,26 @@ async fn rates_and_policies_change_at_run_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_topic_gets_a_copy_with_the_originals_coordinates() {
-    let env = Env::new().await;
-    let topic = env.create_topic("original", 1, &[("max.message.bytes", "2000")]).await;
-    let graveyard = env.topic("graveyard");
-    let relay =
-        impatient(&env).await.topic(&topic, &format!("dead_letter_topic = '{graveyard}'")).start().await;
-    let ids = write(&env, &[Line::new(&topic, "k", 0).of_bytes(5000), Line::new(&topic, "k", 1)]).await;
-    env.eventually_true("select count(*) = 1 from outbox.dead_letter where copied_at is null").await;
-    // It is missing; the letter is safe, and the key goes on.
-    relay.wait_for_log("copy of a dead letter failed, it is tried again").await;
-    assert_eq!(versions(&env.expect_records(&topic, 1).await)["k"], [1]);
-    env.create_topic("graveyard", 1, &[]).await;
-    let copy = &env.expect_records(&graveyard, 1).await[0];
-    assert_eq!((copy.seq(), copy.key.as_deref()), (ids[0], Some(&b"k"[..])));
-    assert_eq!(copy.payload.as_ref().map(Vec::len), Some(5000));
-    assert_eq!(copy.header("dead-letter-topic"), Some(topic.as_str()));
-    assert_eq!(copy.header("dead-letter-reason"), Some("too_large"));
-    assert_eq!(copy.header("dead-letter-attempts"), Some("2"));
-    assert!(copy.header("dead-letter-error").is_some_and(|error| error.contains("max.message.bytes")));
-    env.eventually_true("select copied_at is not null from outbox.dead_letter").await;
-    assert_eq!(env.read_topic(&graveyard).await.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_may_ask() {
     let env = Env::new().await;
     for (call, reason) in [
         ("outbox.requeue('{}')", "it names no dead letters"),
         ("outbox.requeue('[]')", "the filter is no JSON object"),
         (r#"outbox.requeue('{"topics": "x"}')"#, "the filter has unknown fields; there are ids, fingerprint"),
-        (r#"outbox.requeue('{"ids": 5}')"#, "ids are no JSON array"),
+        (r#"outbox.requeue('{"ids": 5}')"#, "ids is no JSON array of whole numbers"),
+        (r#"outbox.requeue('{"ids": ["5"]}')"#, "ids is no JSON array of whole numbers"),
+        (
+            r#"outbox.requeue('{"topic": null}')"#,
+            "topic is null, which is no condition; name a value or leave topic out",
+        ),
+        (r#"outbox.discard('{"topic": "x", "ids": null}', 'w')"#, "ids is null, which is no condition"),
+        (r#"outbox.requeue('{"topic": "x", "max": null}')"#, "max is null"),
+        (r#"outbox.requeue('{"topic": "x", "max": "5"}')"#, "max is no whole number of at least 1"),
+        (r#"outbox.requeue('{"topic": "x", "max": 0.5}')"#, "max is no whole number of at least 1"),
+        (r#"outbox.requeue('{"topic": 5}')"#, "topic is no JSON string"),
+        (r#"outbox.requeue('{"key": "k", "key_base64": "aw=="}')"#, "it names the key twice"),
+        (r#"outbox.requeue('{"dead_until": "someday"}')"#, "dead_until is no time: 'someday'"),
+        (r#"outbox.requeue('{"dead_from": null}')"#, "dead_from is null"),
         (r#"outbox.requeue('{"ids": [5]}', pace => 0)"#, "the pace is at least 1"),
         ("outbox.pause(null)", "pause needs a topic"),
         ("outbox.set_rate('x', 0)", "a rate is at least 1"),
