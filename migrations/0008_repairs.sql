@@ -413,6 +413,8 @@ begin atomic
     insert into outbox.request (kind, value, why)
     values ('cancel', jsonb_build_object('request', cancel.request_id), cancel.why) returning id;
 end;
+comment on table outbox.request is
+    'What operators asked of the relay: who, why, and how far it has come. Ask with outbox.requeue, discard, pause, resume, set_rate, set_policy, cancel.';
 comment on function outbox.cancel(bigint, text) is
     'Asks the relay to end a request: a requeue or discard goes no further (what has entered goes on), anything else is no longer in effect. Returns the request to cancel.';
 comment on function outbox.requeue(jsonb, text, int) is

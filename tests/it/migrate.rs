@@ -220,6 +220,32 @@ async fn down_counts_in_a_schema_from_before_the_lanes() {
     }
 }
 
+#[tokio::test]
+async fn requests_that_were_open_before_their_rules_changed_are_ended_and_say_why() {
+    let env = Env::builder().unmigrated().start().await;
+    env.execute(include_str!("../../src/store/sql/migration_table.sql")).await;
+    for Migration { version, name, sql } in &MIGRATIONS[..7] {
+        env.execute(sql).await;
+        sqlx::query("insert into outbox.migration values ($1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'), '0.1.0')")
+            .bind(version)
+            .bind(name)
+            .bind(sql)
+            .execute(env.admin())
+            .await
+            .expect("insert");
+    }
+    env.execute(r#"select outbox.requeue('{"topic": null}'), outbox.pause('t')"#).await;
+    env.migrate().await;
+    let states: Vec<String> =
+        sqlx::query_scalar("select concat_ws(' ', kind, state, error) from outbox.request order by id")
+            .fetch_all(env.admin())
+            .await
+            .expect("requests");
+    let refused =
+        "requeue refused asked of an older release, which read its filter in another way; ask again";
+    assert_eq!(states, [refused, "pause asked"]);
+}
+
 /// Ten rows of an outbox that was read up to 6, all but row 3, whose transaction was open. Row 5 is deferred. The numbering is
 /// then moved into the future by `ahead`, as a dump from an older cluster would have it, and the sequence forgotten.
 async fn copied_outbox(ahead: i64) -> Env {

@@ -1,6 +1,10 @@
 //! Somebody changes with SQL what the relay has just read: the settlement goes on without it, and says so.
 
+use outbox_relay::position::Position;
+use outbox_relay::store::settle::{Death, Deferral, Outcome, Rare, Settlement};
+use outbox_relay::store::{Server, StoreError};
 use sqlx::{PgConnection, Postgres, Transaction};
+use uuid::Uuid;
 
 use crate::requests::{ask, bury, impatient};
 use crate::support::lines::{Line, versions, write};
@@ -152,4 +156,52 @@ async fn a_row_that_is_deleted_between_the_sweep_and_its_settlement_is_left_out(
     nothing_waits(&env, &relay).await;
     write(&env, &[Line::new(&topic, "k", 2)]).await;
     assert_eq!(versions(&env.expect_records(&topic, 3).await)["k"], [1, 2]);
+}
+
+#[tokio::test]
+async fn a_settlement_whose_answer_was_lost_says_again_what_it_went_on_without() {
+    let env = Env::new().await;
+    let token = Uuid::new_v4();
+    env.execute(&format!("insert into outbox.incarnation (token) values ('{token}')")).await;
+    env.execute("insert into outbox.message (topic, key) select 't', 'k' from generate_series(1, 4)").await;
+    env.execute("delete from outbox.message where id in (2, 3)").await;
+    bury(&env, "t", 1, 3).await;
+    env.execute("update outbox.dead_letter set state = 'discarded' where id = 1000001").await;
+    let death = |id| Death {
+        id,
+        class: "refused",
+        fingerprint: "f".to_owned(),
+        error: "e".to_owned(),
+        attempts: 1,
+        copy: None,
+    };
+    let rare = Rare {
+        dead: vec![death(3), death(4)],
+        requeued: vec![1_000_000, 1_000_001],
+        passable: vec![1_000_000],
+        discarded: vec![1_000_002, 1_000_003],
+        ..Rare::default()
+    };
+    let outcome =
+        Outcome { deferred: vec![Deferral::behind(1), Deferral::behind(2)], rare, ..Outcome::default() };
+    let position = Position { snapshot: "9:9:".to_owned(), high: 4, late: None };
+    let settlement = Settlement::new(0, 1, token, false, position.clone(), true, outcome);
+    let mut session =
+        Server::new([env.relay_url().as_str()]).expect("a URL").connect("settle").await.expect("connect");
+    for time in ["first", "second"] {
+        let lacking = settlement.write(&mut session).await.expect("it is written");
+        assert_eq!(lacking, [2, 3, 1_000_001, 1_000_003], "{time}");
+    }
+    let rows = "select string_agg(id || case when passable then ' passable' else '' end, ', ' order by id) from outbox.deferred";
+    assert_eq!(env.one::<String>(rows).await, "1, 1000000 passable");
+    let account =
+        "select concat_ws(' ', deferred, dead, lacking) from outbox.ledger where epoch = 0 and seq = 1";
+    assert_eq!(
+        env.one::<String>(account).await,
+        "{[1,2)} {[4,5)} {[2,4),[1000001,1000002),[1000003,1000004)}",
+        "the ledger says what became of which"
+    );
+    let late = Settlement::new(0, 5, token, false, position, false, Outcome::default());
+    let refused = late.write(&mut session).await;
+    assert!(matches!(refused, Err(StoreError::OutOfTurn)), "{refused:?}");
 }

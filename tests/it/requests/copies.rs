@@ -1,8 +1,12 @@
 //! Copies of dead letters for the topics that get them.
 
-use crate::requests::{bury, impatient};
-use crate::support::Env;
+use std::collections::BTreeSet;
+
+use outbox_relay::servers::PostgresOptions;
+
+use crate::requests::{ask, bury, impatient};
 use crate::support::lines::{Line, versions, write};
+use crate::support::{DEADLINE, Env, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_topic_gets_a_copy_with_the_originals_coordinates() {
@@ -47,4 +51,25 @@ async fn copies_that_fail_for_ever_do_not_hold_up_those_of_other_topics() {
     env.eventually_true("select count(*) = 0 from outbox.dead_letter where copied_at is null").await;
     assert_eq!(env.expect_records(&missing, 1200).await.len(), 1200);
     assert_eq!(env.read_topic(&well).await.len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_asked_a_look_is_one_statement() {
+    let settings = [("log_min_duration_statement", "0"), ("log_line_prefix", "%a@%d ")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let options = PostgresOptions { settings, ..PostgresOptions::default() };
+    let env = Env::builder().postgres(options).start().await;
+    let _relay = env.start_relay().await;
+    let log = env.postgres.server.log();
+    // The first line of each statement says what it is for; those of the connection's beginning come before the first look.
+    let executed = || -> Vec<String> {
+        let text = std::fs::read_to_string(&log).expect("the server's log");
+        let lines = text.lines().filter(|line| line.starts_with("outbox-relay/requests@"));
+        let kinds = lines.filter_map(|line| Some(line.split_once(" execute ")?.1.split_once(": ")?.1));
+        kinds.skip_while(|kind| !kind.contains("What operators have asked for")).map(str::to_owned).collect()
+    };
+    eventually(DEADLINE, "it looks again and again", async || executed().len() >= 6).await;
+    let kinds: BTreeSet<String> = executed().into_iter().collect();
+    assert_eq!(kinds.len(), 1, "{kinds:#?}");
+    ask(&env, "outbox.pause('x')", "running").await;
 }
