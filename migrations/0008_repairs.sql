@@ -226,7 +226,9 @@ begin
         if p_rare ? 'woken' then
             update outbox.deferred d
                set due_at = clock_timestamp()
-              from jsonb_to_recordset(p_rare -> 'woken') as w (topic text, rows bigint)
+              -- Summed up: two wakes of a topic that meet in one settlement would find the same rows.
+              from (select n.topic, sum(n.rows)::bigint as rows
+                      from jsonb_to_recordset(p_rare -> 'woken') as n (topic text, rows bigint) group by n.topic) w
                    cross join lateral (
                        select p.id from outbox.deferred p
                         where p.topic = w.topic and p.due_at = 'infinity' order by p.id limit w.rows) parked

@@ -165,14 +165,17 @@ fn read(
     config.set("group.id", "tests").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
     let consumer: BaseConsumer = config.create()?;
 
-    let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
-    let partitions: Vec<i32> = metadata
-        .topics()
-        .iter()
-        .flat_map(|topic| topic.partitions())
-        .map(|partition| partition.id())
-        .collect();
-    assert!(!partitions.is_empty(), "topic {topic} does not exist");
+    let partitions: Vec<i32> = loop {
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let partitions: Vec<i32> = partitions.map(|partition| partition.id()).collect();
+        if !partitions.is_empty() {
+            break partitions;
+        }
+        // A broker under load tells of a new topic a moment after it has confirmed it.
+        assert!(Instant::now() < deadline, "topic {topic} does not exist");
+        consumer.poll(Duration::from_millis(100)).transpose()?;
+    };
     let mut assignment = TopicPartitionList::new();
     for partition in &partitions {
         assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
