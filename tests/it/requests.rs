@@ -10,7 +10,9 @@ use outbox_relay::crash_point;
 use sqlx::{Connection, PgConnection};
 
 use crate::support::history::RECOVERY;
-use crate::support::lines::{Line, assert_complete, first_versions, versions, write, write_many};
+use crate::support::lines::{
+    Line, assert_complete, expect_complete, first_versions, versions, write, write_many,
+};
 use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually};
 
 async fn impatient(env: &Env) -> RelayBuilder {
@@ -196,7 +198,8 @@ async fn rates_and_policies_change_at_run_time() {
     assert!(went < 300.0, "others overtake it");
     ask(&env, &format!("outbox.set_rate('{topic}', null)"), "running").await;
     env.eventually_true(&format!("select state = 'done' from outbox.request where id = {rate}")).await;
-    assert_complete(&env.expect_records(&topic, 300).await, 1, 300);
+    // Repeats count for nothing here: with a lease this short a busy machine may take it over from itself.
+    expect_complete(&env, &topic, 1, 300).await;
 
     // The drain of everything together has a pace as well.
     ask(&env, "outbox.set_rate(null, 200, '10 minutes')", "running").await;
