@@ -38,8 +38,9 @@ test: setup kafka ## all tests, on real Postgres and real Kafka
 	@cargo test --locked
 
 .PHONY: scale
-scale: setup kafka ## tests that can be larger, ten times as large: some minutes, by hand
-	@OUTBOX_RELAY_TEST_SCALE=10 cargo test $(CARGO_FLAGS) --test it -- lanes::a_missing plan::looking --nocapture
+scale: setup kafka ## the tests about many rows, with up to a million: a quarter of an hour, by hand
+	@OUTBOX_RELAY_TEST_SCALE=full cargo test $(CARGO_FLAGS) --test it -- --nocapture --test-threads 1 \
+		lanes::a_missing plan::due delivery::many_scheduled requests::letters::many requests::letters::a_page
 
 .PHONY: lint
 lint: setup compose-check ## format, clippy, scripts and docker-compose.yml
@@ -55,6 +56,10 @@ compose-check: ## checks docker-compose.yml with Debian's compose tool, without 
 .PHONY: bench
 bench: setup kafka ## the relay against librdkafka alone, and its latency: some minutes
 	@cargo bench $(CARGO_FLAGS) --bench relay
+
+.PHONY: bench-failures
+bench-failures: setup kafka ## what healthy rows lose while others fail: a quarter of an hour
+	@cargo bench $(CARGO_FLAGS) --bench relay -- failures
 
 .PHONY: clean
 clean: ## removes everything built and fetched

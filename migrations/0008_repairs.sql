@@ -1,5 +1,5 @@
 -- 0008 repairs: settlements that go on when somebody has changed rows by hand, requests that say what they mean and can be cancelled.
--- Makes: outbox.ledger.lacking, outbox.settle and outbox.is_askable anew, the functions cancel and fix_times, lanes in
+-- Makes: outbox.ledger.lacking, outbox.settle, is_askable and discard anew, the functions cancel and fix_times, lanes in
 --        outbox.backlog, and an index of owed copies by topic.
 -- Locks: outbox.ledger and request for an instant; outbox.dead_letter for the index, while writers of letters wait: a second
 --        for a hundred thousand letters.
@@ -325,38 +325,52 @@ full join put_off using (topic);
 comment on view outbox.backlog is
     'What waits: unread messages of all topics in the row without a topic (an upper bound, exact at zero), and per topic those that wait in its lane, are retried, behind another of their key, or scheduled.';
 
--- A request that is open and that the new rules would refuse could not be reported on any more.
+-- A request that is open and that the rules below would refuse could not be reported on any more.
 update outbox.request
    set state = 'refused', ended_at = clock_timestamp(),
-       error = 'asked of an older release, which read its filter in another way; ask again'
- where state in ('asked', 'running') and kind in ('requeue', 'discard');
+       error = 'asked of an older release, which read it in another way; ask again'
+ where state in ('asked', 'running')
+   and case when kind in ('requeue', 'discard') or filter <> '{}' then true
+            when kind in ('pause', 'resume') then topic !~ '^[a-zA-Z0-9._-]{1,249}$'
+            when topic !~ '^[a-zA-Z0-9._*?-]{1,249}$' then true
+            when kind = 'rate' then (value ->> 'rate')::numeric % 1 <> 0 or (value ->> 'rate')::numeric > 2147483647
+       end;
 
 -- Says of a request whether it can be carried out, or raises the error that tells why not. A field of a filter that is null or of
 -- another type must not count as no condition: the request would mean more letters than it names.
 create or replace function outbox.is_askable(kind text, topic text, filter jsonb, value jsonb, pace int) returns boolean
 language plpgsql immutable as $$
 declare
-    reason text;
-    names  constant text[] := '{ids,fingerprint,topic,key,key_base64,dead_from,dead_until,max}';
-    field  record;
+    reason  text;
+    letters constant boolean := kind in ('requeue', 'discard');
+    names   constant text[] := '{ids,fingerprint,topic,key,key_base64,dead_from,dead_until,max}';
+    field   record;
 begin
     reason := case
         when kind not in ('requeue', 'discard', 'pause', 'resume', 'rate', 'policy', 'cancel')
             then format('%L is no kind of request; there are requeue, discard, pause, resume, rate, policy and cancel', kind)
         when jsonb_typeof(filter) <> 'object' then 'the filter is no JSON object'
+        when not letters and filter <> '{}' then format('%s has no filter', kind)
+        when letters and topic is not null then format('%s names a topic in its filter: {"topic": ..}', kind)
         when exists (select from jsonb_object_keys(filter) as name where name <> all (names))
             then format('the filter has unknown fields; there are %s', array_to_string(names, ', '))
-        when kind in ('requeue', 'discard') and filter - 'max' = '{}'
+        when letters and filter - 'max' = '{}'
             then 'it names no dead letters; to mean all of them give dead_until, such as {"dead_until": "now"}'
         when filter ?& '{key,key_base64}' then 'it names the key twice; give key or key_base64'
         when kind in ('pause', 'resume', 'policy') and topic is null then format('%s needs a topic', kind)
+        when kind in ('pause', 'resume') and topic !~ '^[a-zA-Z0-9._-]{1,249}$'
+            then format('%s needs the name of one topic: letters, digits, . _ -', kind)
+        when kind in ('rate', 'policy') and topic !~ '^[a-zA-Z0-9._*?-]{1,249}$'
+            then format('%s needs a pattern of topic names: letters, digits, . _ - and * for any, ? for one', kind)
         when kind = 'rate' and coalesce(jsonb_typeof(value -> 'rate'), '') not in ('number', 'null')
             then 'a rate needs a value such as {"rate": 500}; null takes the limit away'
         when kind = 'rate' and (value ->> 'rate')::numeric < 1 then 'a rate is at least 1 record a second; to stop a topic, pause it'
+        when kind = 'rate' and ((value ->> 'rate')::numeric % 1 <> 0 or (value ->> 'rate')::numeric > 2147483647)
+            then 'a rate is a whole number of records a second, at most 2147483647'
         when kind = 'policy' and coalesce(jsonb_typeof(value), '') <> 'object'
             then 'a policy needs a value such as {"attempts": 30}, with the keys of a [[topic]] section'
-        when kind = 'cancel' and coalesce(jsonb_typeof(value -> 'request'), '') <> 'number'
-            then 'a cancellation needs the request that it ends, such as {"request": 7}'
+        when kind = 'cancel' and coalesce((value -> 'request')::text, '') !~ '^[1-9][0-9]{0,17}$'
+            then 'cancel needs the number of a request, such as {"request": 7}'
         when pace < 1 then 'the pace is at least 1 row a second'
     end;
     if reason is null then
@@ -364,16 +378,24 @@ begin
             reason := case
                 when field.type = 'null'
                     then format('%1$s is null, which is no condition; name a value or leave %1$s out', field.name)
+                when field.name = 'ids' and field.type <> 'array' then 'ids are no JSON array of numbers'
+                when field.name = 'ids' and jsonb_array_length(field.value) not between 1 and 10000
+                    then 'ids are between one and ten thousand; name more of them by topic, cause or time'
                 when field.name = 'ids'
-                    and (field.type <> 'array'
-                         or jsonb_path_exists(field.value, 'strict $[*] ? (@.type() != "number" || @ % 1 != 0)'))
-                    then 'ids is no JSON array of whole numbers'
-                when field.name = 'max' and (field.type <> 'number' or field.value::numeric < 1 or field.value::numeric % 1 <> 0)
-                    then 'max is no whole number of at least 1'
+                    and exists (select from jsonb_array_elements(field.value) as id where id::text !~ '^[0-9]{1,18}$')
+                    then 'ids are no JSON array of numbers, each the id of an outbox row'
+                when field.name = 'max' and field.value::text !~ '^[1-9][0-9]{0,17}$' then 'max is no whole number of at least 1'
                 when field.name not in ('ids', 'max') and field.type <> 'string' then format('%s is no JSON string', field.name)
             end;
             exit when reason is not null;
         end loop;
+    end if;
+    if reason is null and filter ? 'key_base64' then
+        begin
+            perform decode(filter ->> 'key_base64', 'base64');
+        exception when data_exception then
+            reason := 'key_base64 is not base64';
+        end;
     end if;
     if reason is null then
         return true;
@@ -382,42 +404,52 @@ begin
         schema = 'outbox', table = 'request', constraint = 'request_is_askable';
 end $$;
 
--- Makes a time of a filter a fixed one when it is asked: "now" is not a later one for each page, and neither the zone of the
--- asker nor that of the relay counts.
+-- "now", "yesterday" and times without a zone mean what they mean to whoever asks, at the time of asking. Left as they are,
+-- they would mean something else with every page, and to a relay in another time zone.
 create function outbox.fix_times() returns trigger
-language plpgsql set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
+language plpgsql as $$
 declare
     name text;
 begin
     foreach name in array '{dead_from,dead_until}'::text[] loop
+        -- Everything else about it is the check's business.
         continue when jsonb_typeof(new.filter -> name) is distinct from 'string';
         begin
             new.filter := jsonb_set(new.filter, array[name], to_jsonb((new.filter ->> name)::timestamptz));
-        exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+        exception when data_exception then
             raise exception using errcode = 'check_violation',
                 message = format('request refused: %s is no time: %L', name, new.filter ->> name),
-                hint = 'Give one such as 2026-01-31 12:00+01; without a zone it is UTC. Words such as now and yesterday are understood.',
-                schema = 'outbox', table = 'request', column = 'filter';
+                hint = 'Give one such as 2026-01-31 12:00+01; without a zone it is in that of your session. Words such as now and yesterday are understood.',
+                schema = 'outbox', table = 'request', constraint = 'request_is_askable';
         end;
     end loop;
     return new;
 end $$;
-comment on function outbox.fix_times() is 'Makes the times of a request''s filter fixed ones, in UTC where they name no zone.';
+comment on function outbox.fix_times() is 'Turns the times of a filter into points in time, as whoever asks means them.';
 create trigger fix_times before insert on outbox.request for each row execute function outbox.fix_times();
 
 alter table outbox.request
     drop constraint request_state_check,
     add constraint request_state_check check (state in ('asked', 'running', 'done', 'expired', 'refused', 'cancelled'));
 
-create function outbox.cancel(request_id bigint, why text) returns bigint
+drop function outbox.discard(jsonb, text);
+create function outbox.discard(filter jsonb, why text, pace int default null) returns bigint
+language sql volatile
+begin atomic
+    insert into outbox.request (kind, filter, why, pace) values ('discard', discard.filter, discard.why, discard.pace) returning id;
+end;
+create function outbox.cancel(request bigint, why text default null) returns bigint
 language sql volatile
 begin atomic
     insert into outbox.request (kind, value, why)
-    values ('cancel', jsonb_build_object('request', cancel.request_id), cancel.why) returning id;
+    values ('cancel', jsonb_build_object('request', cancel.request), cancel.why) returning id;
 end;
+
 comment on table outbox.request is
     'What operators asked of the relay: who, why, and how far it has come. Ask with outbox.requeue, discard, pause, resume, set_rate, set_policy, cancel.';
+comment on function outbox.requeue(jsonb, text, int) is
+    'Asks the relay to send dead letters again: {"ids": [..]}, {"fingerprint": ..}, {"topic": ..}, {"key": ..}, {"dead_from": .., "dead_until": ..}, with "max". Those that die later are not meant. Times without a zone, and words such as "yesterday", are those of whoever asks. Returns the request.';
+comment on function outbox.discard(jsonb, text, int) is
+    'Asks the relay to give dead letters up; the filter is that of requeue. Returns the request.';
 comment on function outbox.cancel(bigint, text) is
     'Asks the relay to end a request: a requeue or discard goes no further (what has entered goes on), anything else is no longer in effect. Returns the request to cancel.';
-comment on function outbox.requeue(jsonb, text, int) is
-    'Asks the relay to send dead letters again: {"ids": [..]}, {"fingerprint": ..}, {"topic": ..}, {"key": ..}, {"dead_from": .., "dead_until": ..}, with "max". Times without a zone are UTC, also words such as "yesterday", and are fixed when they are asked. Returns the request.';

@@ -66,4 +66,5 @@ pub mod task;
 pub mod telemetry;
 pub mod verdict;
 
+pub use store::ask::{Ask, AskError, Letters, ask};
 pub use store::publish::{Message, PublishError, publish};

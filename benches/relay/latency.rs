@@ -15,23 +15,22 @@ pub struct Latency {
     pub p50: f64,
     pub p95: f64,
     pub p99: f64,
+    /// Of the insert with its commit, as the producer sees it.
+    pub insert_p99: f64,
 }
 
 /// Commits `per_second` rows a second for `seconds` seconds, each in a transaction of its own.
-pub async fn measure(
-    pool: &PgPool,
-    brokers: String,
-    topic: &'static str,
-    per_second: u64,
-    seconds: u64,
-) -> Latency {
+pub async fn measure(pool: &PgPool, brokers: String, topic: &str, per_second: u64, seconds: u64) -> Latency {
     let rows = per_second * seconds;
     let committed = Arc::new(Mutex::new(HashMap::new()));
-    let consumer = std::thread::spawn(move || consume(&brokers, topic, rows as usize));
+    let of_topic = topic.to_owned();
+    let consumer = std::thread::spawn(move || consume(&brokers, &of_topic, rows as usize));
+    let mut inserts = Vec::new();
     let mut every = tokio::time::interval(Duration::from_micros(1_000_000 / per_second));
     let mut connection = pool.acquire().await.expect("a connection");
     for _ in 0..rows {
         every.tick().await;
+        let began = Instant::now();
         let id: Uuid = sqlx::query_scalar(
             "insert into outbox.message (topic, key, payload) values ($1, 'k', $2) returning event_id",
         )
@@ -41,6 +40,7 @@ pub async fn measure(
         .await
         .expect("insert");
         committed.lock().expect("no panic").insert(id, Instant::now());
+        inserts.push(began.elapsed().as_secs_f64() * 1e3);
     }
     let arrived = tokio::task::spawn_blocking(|| consumer.join()).await.expect("no panic").expect("no panic");
     let committed = committed.lock().expect("no panic");
@@ -51,9 +51,17 @@ pub async fn measure(
         .skip(skipped)
         .map(|(id, at)| at.saturating_duration_since(committed[id]).as_secs_f64() * 1e3)
         .collect();
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    Latency { p50: at(0.50), p95: at(0.95), p99: at(0.99) }
+    inserts.drain(..skipped);
+    let at = |times: &mut Vec<f64>, share: f64| {
+        times.sort_by(f64::total_cmp);
+        times[((times.len() - 1) as f64 * share) as usize]
+    };
+    Latency {
+        p50: at(&mut times, 0.50),
+        p95: at(&mut times, 0.95),
+        p99: at(&mut times, 0.99),
+        insert_p99: at(&mut inserts, 0.99),
+    }
 }
 
 fn consume(brokers: &str, topic: &str, rows: usize) -> Vec<(Uuid, Instant)> {

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is what this program is for")]
 
 mod alone;
+mod failures;
 mod latency;
 mod relay_process;
 mod report;
@@ -13,6 +14,8 @@ mod report;
 use std::path::PathBuf;
 
 use outbox_relay::servers::{KafkaOptions, PostgresOptions, PrivateKafka, PrivatePostgres};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use report::Round;
 use sqlx::PgPool;
 
@@ -29,14 +32,22 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 async fn bench() {
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let Some(("failures", parts)) = named.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        eprintln!("starting Postgres (fsync on) and Kafka");
+        let (postgres, kafka) = servers();
+        return failures::run(&failures::Ground { postgres, kafka }, parts).await;
+    }
     let rows = setting("OUTBOX_RELAY_BENCH_ROWS", 1_000_000);
     let rounds = setting("OUTBOX_RELAY_BENCH_ROUNDS", 3);
     eprintln!("starting Postgres (fsync on) and Kafka");
     let (postgres, kafka) = servers();
     let url = postgres.url("bench");
-    prepare(&postgres).await;
+    prepare(&postgres, "bench").await;
     let pool = PgPool::connect(&url).await.expect("connect");
-    create_topics(kafka.brokers(), &["alone", "relay", "latency"]);
+    for topic in ["alone", "relay", "latency"] {
+        create_topic(kafka.brokers(), topic, 12);
+    }
 
     let mut figures = Vec::new();
     for round in 1..=rounds {
@@ -82,12 +93,13 @@ fn servers() -> (PrivatePostgres, PrivateKafka) {
     )
 }
 
-async fn prepare(postgres: &PrivatePostgres) {
+/// Makes a database with an outbox.
+async fn prepare(postgres: &PrivatePostgres, database: &str) {
     let pool = PgPool::connect(&postgres.url("postgres")).await.expect("connect");
-    sqlx::query("create database bench").execute(&pool).await.expect("create the database");
+    sqlx::query(&format!("create database {database}")).execute(&pool).await.expect("create the database");
     let migrated = std::process::Command::new(env!("CARGO_BIN_EXE_outbox-relay"))
         .arg("migrate")
-        .env("DATABASE_URL", postgres.url("bench"))
+        .env("DATABASE_URL", postgres.url(database))
         .output()
         .expect("run migrate");
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
@@ -114,18 +126,26 @@ async fn fill(pool: &PgPool, rows: u64) {
     sqlx::query("checkpoint").execute(pool).await.expect("checkpoint");
 }
 
-fn create_topics(brokers: String, topics: &[&str]) {
-    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-    use rdkafka::client::DefaultClientContext;
-    let mut config = rdkafka::ClientConfig::new();
-    let admin: AdminClient<DefaultClientContext> =
-        config.set("bootstrap.servers", brokers).create().expect("a client");
-    let new: Vec<NewTopic> =
-        topics.iter().map(|t| NewTopic::new(t, 12, TopicReplication::Fixed(1))).collect();
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+}
+
+fn create_topic(brokers: String, topic: &str, partitions: i32) {
+    let new = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+    let admin = admin(&brokers);
     let created = tokio::task::block_in_place(|| {
         tokio::runtime::Handle::current().block_on(admin.create_topics(&new, &AdminOptions::new()))
     });
     for topic in created.expect("create topics") {
         topic.expect("create a topic");
+    }
+}
+
+/// Sets the topic's `max.message.bytes`.
+async fn set_limit(brokers: &str, topic: &str, bytes: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
+    let altered = admin(brokers).alter_configs([&change], &AdminOptions::new()).await;
+    for topic in altered.expect("alter configs") {
+        topic.expect("alter a topic");
     }
 }

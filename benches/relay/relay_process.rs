@@ -16,6 +16,11 @@ pub struct Relay {
 impl Relay {
     /// Starts it.
     pub fn start(url: &str, brokers: String) -> Relay {
+        Relay::start_with(url, brokers, &[])
+    }
+
+    /// Starts it with other settings.
+    pub fn start_with(url: &str, brokers: String, settings: &[(&str, &str)]) -> Relay {
         let mut command = BoundCommand::new(env!("CARGO_BIN_EXE_outbox-relay"), "KILL", None);
         command
             .command()
@@ -23,9 +28,15 @@ impl Relay {
             .env("DATABASE_URL", url)
             .env("KAFKA_BROKERS", brokers)
             .env("OUTBOX_RELAY__HTTP__LISTEN", "127.0.0.1:0")
-            .env("OUTBOX_RELAY__LOG__LEVEL", "warn")
+            .env("OUTBOX_RELAY__LOG__LEVEL", "off")
+            .envs(settings.iter().copied())
             .stdout(Stdio::null());
         Relay { process: command.spawn().expect("start the relay") }
+    }
+
+    /// Its peak memory.
+    pub fn peak_megabytes(&self) -> f64 {
+        peak_megabytes(self.process.pid())
     }
 
     /// Its share of one core while nothing happens.

@@ -88,7 +88,6 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
     let mut copies = Copies::default();
     loop {
         crash_point::work("requests");
-        let mut more = false;
         let round = async {
             if session.is_none() {
                 session = Some(term.server.connect("requests").await?);
@@ -97,8 +96,7 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
             let Look { mut open, copies: owed } = request::look(session).await?;
             take_effect(&term, session, &mut open, &ends.controls).await?;
             copies.go_on(&term, session, owed, &ends).await?;
-            more = letters.go_on(&term, session, &open, &ends).await?;
-            Ok::<(), StoreError>(())
+            letters.go_on(&term, session, &open, &ends).await
         };
         if let Err(error) = round.await {
             session = None;
@@ -107,7 +105,7 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
             continue;
         }
         trouble = Duration::from_millis(100);
-        let rest = if more { Duration::ZERO } else { EVERY };
+        let rest = letters.rest();
         tokio::select! {
             () = term.drain.cancelled() => return Ok(()),
             () = letters.page_ends(&term) => {}
@@ -116,7 +114,7 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
     }
 }
 
-/// Requests that change what is in effect: begun, ended by time or by a later one, refused.
+/// Requests that change what is in effect: begun, ended by time or by a later one, refused. Those that are over leave `open`.
 async fn take_effect(
     term: &Term,
     session: &mut Session,
@@ -136,6 +134,7 @@ async fn take_effect(
         tracing::info!(request = id, ended, found, "request is cancelled");
         open.retain(|request| request.id != id && request.id != ended);
     }
+    let mut over = HashSet::new();
     for (at, request) in open.iter().enumerate() {
         let later = &open[at + 1..];
         let (progress, error) = match request.kind {
@@ -154,8 +153,12 @@ async fn take_effect(
             },
         };
         tracing::info!(request = request.id, kind = ?request.kind, topic = request.topic, ?progress, error, "request");
-        request::report(session, term.epoch, request.id, progress, error.as_deref()).await?;
+        request::report(session, term.epoch, request.id, progress, request.last_id, error.as_deref()).await?;
+        if progress != Progress::Running {
+            over.insert(request.id);
+        }
     }
+    open.retain(|request| !over.contains(&request.id));
     Ok(())
 }
 
@@ -209,6 +212,7 @@ mod tests {
             is_running: false,
             done: 0,
             last_id: 0,
+            asked_at: String::new(),
             expired: false,
         }
     }
@@ -223,6 +227,8 @@ mod tests {
             request(5, Kind::Rate, Some("orders"), json!({"rate": 7})),
             request(6, Kind::Policy, Some("or*"), json!({"attempts": 99})),
             Request { expired: true, ..request(7, Kind::Pause, Some("late"), Value::Null) },
+            request(8, Kind::Pause, Some("mistaken"), Value::Null),
+            request(9, Kind::Cancel, None, json!({"request": 8})),
         ];
         let odd = |value| Controls::of(&[request(1, Kind::Rate, None, value)], &Policies::default()).rate;
         assert_eq!(odd(json!({"rate": null})), Some(None));

@@ -81,6 +81,8 @@ pub(super) async fn retry(
             // An error means that it was given up with the term; then `asked` is dropped as well.
             if let Ok(entered) = is_settled.await {
                 let _ = asked.send(entered);
+                // They are due. Without a look at once, page after page would enter and none would leave.
+                left = 1;
             }
             continue;
         }

@@ -3,6 +3,7 @@
 //! One typed function per file of `sql/`. Knows nothing of Kafka. Statements with which the relay writes carry the
 //! lease's epoch and the incarnation token; losing either has a name ([`StoreError`]), not a boolean.
 
+pub mod ask;
 pub mod backlog;
 pub mod clean;
 pub mod connect;
@@ -62,6 +63,12 @@ impl StoreError {
     /// What we remember of this lease is void: the term has to end.
     pub fn ends_the_term(&self) -> bool {
         matches!(self, StoreError::Forgotten | StoreError::LeaseLost | StoreError::OutOfTurn)
+    }
+
+    /// The server cannot read a value that somebody wrote. Returns its words; the same value cannot succeed later.
+    pub fn unreadable(&self) -> Option<String> {
+        let StoreError::Failed { source: sqlx::Error::Database(error), .. } = self else { return None };
+        error.code().is_some_and(|code| code.starts_with("22")).then(|| error.message().to_owned())
     }
 
     /// Sorts sqlx's error by what the caller can do. `what` is a verb and its object.

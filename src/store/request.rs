@@ -1,7 +1,7 @@
 //! Requests: what operators ask of the relay, and what it reports on it.
 //!
-//! Owns the statements on `outbox.request` and the pages of dead letters that a request names. What is done about them is
-//! `relay/requests.rs`.
+//! Owns the leader's statements on `outbox.request` and the pages of dead letters that a request names. How requests are made is
+//! `ask.rs`; what is done about them is `relay/requests.rs`.
 
 use std::sync::Arc;
 
@@ -59,8 +59,10 @@ pub struct Request {
     pub is_running: bool,
     /// Rows that are done.
     pub done: i64,
-    /// The last dead letter that is done.
+    /// The last dead letter that is done, or was looked at and is not meant.
     pub last_id: i64,
+    /// When it was asked, as Postgres reads it in every time zone. Letters that died later are not meant.
+    pub asked_at: String,
     /// Its time is over.
     pub expired: bool,
 }
@@ -139,23 +141,26 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
         is_running: row.try_get::<&str, _>("state")? == "running",
         done: row.try_get("done")?,
         last_id: row.try_get("last_id")?,
+        asked_at: row.try_get("asked_at")?,
         expired: row.try_get("expired")?,
     })
 }
 
-/// Reports on a request: its state, and what went wrong. Fails with [`StoreError::LeaseLost`] when the lease is no longer ours.
-/// How many rows are done is written by their settlement.
+/// Reports on a request: its state, that letters up to `last_id` are dealt with, and what went wrong; one that is over stays over.
+/// Fails with [`StoreError::LeaseLost`] when the lease is no longer ours. How many rows are done is written by their settlement.
 pub async fn report(
     session: &mut Session,
     epoch: i64,
     request: i64,
     progress: Progress,
+    last_id: i64,
     error: Option<&str>,
 ) -> Result<(), StoreError> {
     let query = sqlx::query(include_str!("sql/request_progress.sql"))
         .bind(epoch)
         .bind(request)
         .bind(progress.as_str())
+        .bind(last_id)
         .bind(error);
     let row = session.within("report on a request", async |c| query.fetch_optional(c).await).await?;
     row.map(|_| ()).ok_or(StoreError::LeaseLost)
@@ -171,15 +176,26 @@ pub async fn cancel(session: &mut Session, epoch: i64, cancel: i64, ended: i64) 
     state.map(|state| state == "done").ok_or(StoreError::LeaseLost)
 }
 
-/// Reads the next open dead letters that a filter names, behind `after`, in order of id.
+/// Some of the letters that a request names, in order of id.
+#[derive(Debug, Default)]
+pub struct LetterPage {
+    /// They are open.
+    pub letters: Vec<Letter>,
+    /// How far was looked, if the letters are fewer than were asked for. `None`: there are no more.
+    pub looked_to: Option<i64>,
+}
+
+/// Reads the next open dead letters that a request names, behind `after`: at most `rows`, out of the next `looks`. Fails with
+/// [`StoreError::Failed`] on a filter that Postgres cannot read.
 pub async fn letters(
     session: &mut Session,
-    filter: &Value,
+    request: &Request,
     after: i64,
     rows: i64,
-) -> Result<Vec<Letter>, StoreError> {
-    let text = |name: &str| filter.get(name).and_then(Value::as_str);
-    let ids = filter.get("ids").and_then(Value::as_array);
+    looks: i64,
+) -> Result<LetterPage, StoreError> {
+    let text = |name: &str| request.filter.get(name).and_then(Value::as_str);
+    let ids = request.filter.get("ids").and_then(Value::as_array);
     let ids = ids.map(|ids| ids.iter().filter_map(Value::as_i64).collect::<Vec<i64>>());
     let query = sqlx::query(include_str!("sql/letters.sql"))
         .bind(after)
@@ -190,16 +206,24 @@ pub async fn letters(
         .bind(text("key"))
         .bind(text("key_base64"))
         .bind(text("dead_from"))
-        .bind(text("dead_until"));
+        .bind(text("dead_until"))
+        .bind(looks)
+        .bind(&request.asked_at);
     let mut names = TopicNames::default();
     session
         .within("read dead letters", async |connection| {
-            let mut letters = Vec::new();
+            let mut found = LetterPage::default();
             for row in query.fetch_all(connection).await? {
+                let id = row::int8(&row, 0)?;
+                if !row.try_get::<bool, _>("is_letter")? {
+                    found.looked_to = id;
+                    continue;
+                }
                 let topic = names.share(row::text(&row, 1)?.unwrap_or_default());
-                letters.push((row::int8(&row, 0)?.unwrap_or(0), topic, row::bytes(&row, 2)?.map(Box::from)));
+                let key = row::bytes(&row, 2)?.map(Box::from);
+                found.letters.push((id.unwrap_or(0), topic, key));
             }
-            Ok(letters)
+            Ok(found)
         })
         .await
 }

@@ -36,7 +36,8 @@ async fn a_relay_killed_at_any_point_repeats_at_most_its_window() {
     let topic = env.create_topic("crash", 3, &[]).await;
     let load = Load::start(&env, &topic).await;
     // The others have tests of their own.
-    let elsewhere = [crash_point::INSIDE_LATE_PAGING, crash_point::AFTER_REQUEUE];
+    let elsewhere =
+        [crash_point::INSIDE_LATE_PAGING, crash_point::BEFORE_REQUEUE, crash_point::AFTER_REQUEUE];
     let points = crash_point::ALL.into_iter().filter(|point| !elsewhere.contains(point));
     let points: Vec<&str> = points.collect();
     for point in &points {

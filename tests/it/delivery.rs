@@ -10,7 +10,8 @@ use serde_json::json;
 use sqlx::Row;
 use uuid::Uuid;
 
-use crate::support::{Env, Kafka, Record, blocking, random};
+use crate::support::lines::{assert_complete, write_many};
+use crate::support::{DEADLINE, Env, Kafka, Record, blocking, eventually, random, scaled};
 
 /// What a service writes, without the topic.
 #[derive(Clone, Default)]
@@ -256,6 +257,29 @@ async fn a_scheduled_row_waits_for_its_time_and_holds_nobody_up() {
     let (states, in_time): (String, bool) = sqlx::query_as(sql).fetch_one(env.admin()).await.expect("select");
     assert_eq!((states.as_str(), in_time), ("published published published expired", true));
     assert_eq!(env.read_topic(&topic).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_scheduled_rows_slow_nobody_and_are_no_reason_to_stop_reading() {
+    let rows = scaled(10_000, 1_000_000);
+    let env = Env::new().await;
+    let (later, topic) = (env.create_topic("later", 1, &[]).await, env.create_topic("now", 1, &[]).await);
+    let relay = env.relay().await.set("retry.deferred_max", 1000).start().await;
+    let sql = "insert into outbox.message (topic, key, payload, deliver_after) \
+               select $1, convert_to('k' || n % 100, 'UTF8'), 'x', clock_timestamp() + interval '1 day' from generate_series(1, $2) n";
+    sqlx::query(sql).bind(&later).bind(rows).execute(env.app()).await.expect("insert");
+    write_many(&env, &topic, 10, 0, 1000).await;
+    let patience = DEADLINE * scaled(1, 20) as u32;
+    assert_complete(&env.expect_records_within(&topic, 1000, patience).await, 10, 100);
+    env.eventually_true(&format!("select count(*) = {rows} from outbox.deferred where reason = 'scheduled'"))
+        .await;
+    write_many(&env, &topic, 10, 100, 1000).await;
+    assert_complete(&env.expect_records(&topic, 2000).await, 10, 200);
+    let counted = async || {
+        relay.metrics().await.value("outbox_backlog_messages", &[("state", "scheduled")]) == rows as f64
+    };
+    eventually(DEADLINE, "they are counted", counted).await;
+    assert_eq!(env.read_topic(&later).await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

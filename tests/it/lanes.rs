@@ -5,13 +5,9 @@ use std::time::Duration;
 use rand::Rng;
 
 use crate::support::lines::{Line, assert_complete, first_versions, write, write_many};
-use crate::support::{DEADLINE, Env, Relay, RelayBuilder, eventually, random};
+use crate::support::{DEADLINE, Env, Relay, RelayBuilder, eventually, random, scaled};
 
-/// How many times larger the tests are that `make scale` runs.
-fn scale() -> i64 {
-    std::env::var("OUTBOX_RELAY_TEST_SCALE").map_or(1, |text| text.parse().expect("a scale is a number"))
-}
-
+/// How long many rows may take, on a machine that does much else.
 const LONG: Duration = Duration::from_secs(90);
 
 async fn impatient(env: &Env) -> RelayBuilder {
@@ -40,7 +36,8 @@ async fn value(relay: &Relay, name: &str, labels: &[(&str, &str)]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_is_skipped_and_read_in_order_once_it_is_there() {
-    let rows = 20_000 * scale();
+    let rows = scaled(20_000, 500_000);
+    let patience = LONG * scaled(1, 10) as u32;
     let env = Env::new().await;
     let well = env.create_topic("well", 3, &[]).await;
     let missing = env.topic("missing");
@@ -51,7 +48,7 @@ async fn a_missing_topic_is_skipped_and_read_in_order_once_it_is_there() {
     assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &missing), ("cause", "missing")]).await, 1.0);
     write_many(&env, &missing, 50, 1, rows - 50).await;
     write_many(&env, &well, 50, 0, rows).await;
-    env.expect_records_within(&well, rows as usize, LONG).await;
+    env.expect_records_within(&well, rows as usize, patience).await;
     let copies: i64 = sqlx::query_scalar("select count(*) from outbox.deferred")
         .fetch_one(env.admin())
         .await
@@ -63,7 +60,7 @@ async fn a_missing_topic_is_skipped_and_read_in_order_once_it_is_there() {
     .await;
 
     env.create_topic("missing", 3, &[]).await;
-    let records = env.expect_records_within(&missing, rows as usize, LONG).await;
+    let records = env.expect_records_within(&missing, rows as usize, patience).await;
     assert_complete(&records, 50, rows / 50);
     assert_complete(&env.read_topic(&well).await, 50, rows / 50);
     all_settled(&env).await;

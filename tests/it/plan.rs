@@ -3,11 +3,12 @@
 //! Buffers and not milliseconds, because they are the same on every machine. A descent of one index of one slot costs
 //! as many buffers as the tree is deep; a poll that finds nothing must cost no more than a few descents.
 
+mod due;
+
 use std::str::FromStr;
 
 use outbox_relay::position::Position;
 use outbox_relay::store::connect::SETTINGS;
-use outbox_relay::store::deferred::{self, DueLimits};
 use outbox_relay::store::lease;
 use outbox_relay::store::poll::{From, PageLimits, Reader};
 use outbox_relay::store::{Server, Session};
@@ -310,55 +311,6 @@ async fn a_plan_made_with_stale_statistics_reads_full_slots_by_their_indexes() {
     polls.cost().await.is_lean().is_planned().at_most(allowed);
     assert_eq!(polls.poll().await, 5_000);
     polls.cost().await.is_lean().is_planned().at_most(allowed);
-}
-
-#[tokio::test]
-async fn looking_for_due_rows_stays_cheap_after_many_came_and_went_under_a_held_snapshot() {
-    let rows = std::env::var("OUTBOX_RELAY_TEST_SCALE")
-        .map_or(1, |text| text.parse::<i64>().expect("a number"))
-        * 40_000;
-    let quiet = Quiet::new().await;
-    let mut holder = quiet.connect("postgres").await;
-    raw_sql("begin isolation level repeatable read; select count(*) from outbox.deferred")
-        .execute(&mut holder)
-        .await
-        .expect("a snapshot is held");
-    quiet
-        .execute(&format!(
-            "insert into outbox.deferred (id, event_id, topic, key, created_at, reason, due_at, deferred_at) \
-             select n, gen_random_uuid(), 't', convert_to('k' || n, 'UTF8'), now(), 'retry', clock_timestamp(), now() \
-               from generate_series(1, {rows}) n; \
-             delete from outbox.deferred"
-        ))
-        .await;
-    quiet.execute("vacuum outbox.deferred").await;
-    let server = Server::new([quiet.url_as("relay_login").as_str()]).expect("the URL is well formed");
-    let mut session = server.connect("retry").await.expect("the server answers");
-    let limits = DueLimits { heads: 500, followers: 1000, max_row_bytes: 1 << 20, bytes: 8 << 20 };
-    let page = deferred::due(&mut session, &limits, 0).await.expect("the server answers");
-    assert_eq!(page.rows.len(), 0);
-    // One that came later, and one behind it.
-    quiet
-        .execute(
-            "insert into outbox.deferred (id, event_id, topic, key, created_at, reason, due_at, deferred_at) values \
-             (1, gen_random_uuid(), 't', 'k', now(), 'retry', clock_timestamp(), now()), \
-             (2, gen_random_uuid(), 't', 'k', now(), 'behind', null, now())",
-        )
-        .await;
-    let found = deferred::due(&mut session, &limits, page.dealt_with_us).await.expect("the server answers");
-    assert_eq!(found.rows.len(), 2);
-    let mut explaining = quiet.connect("postgres").await;
-    let settings: String =
-        SETTINGS[..4].iter().map(|(name, value)| format!("set {name} = {value};")).collect();
-    let due = include_str!("../../src/store/sql/due.sql");
-    let prepare = format!("{settings} prepare due (bigint, bigint, integer, bigint, bigint) as {due}");
-    raw_sql(&prepare).execute(&mut explaining).await.expect("the statement prepares");
-    for (since, allowed) in [(found.clock_us, 30), (page.dealt_with_us, 60)] {
-        let call = format!("due(500, 1000, 1048576, 8388608, {since})");
-        // The first execution plans, and reads the catalog.
-        explain(&mut explaining, &call).await;
-        explain(&mut explaining, &call).await.at_most(allowed);
-    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod by_hand;
 mod cancel;
 mod copies;
+mod letters;
 
 use std::collections::HashSet;
 
@@ -225,20 +226,34 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("outbox.requeue('{}')", "it names no dead letters"),
         ("outbox.requeue('[]')", "the filter is no JSON object"),
         (r#"outbox.requeue('{"topics": "x"}')"#, "the filter has unknown fields; there are ids, fingerprint"),
-        (r#"outbox.requeue('{"ids": 5}')"#, "ids is no JSON array of whole numbers"),
-        (r#"outbox.requeue('{"ids": ["5"]}')"#, "ids is no JSON array of whole numbers"),
+        (r#"outbox.requeue('{"ids": 5}')"#, "ids are no JSON array"),
+        (r#"outbox.requeue('{"ids": []}')"#, "ids are between one and ten thousand"),
+        (
+            "outbox.requeue(jsonb_build_object('ids', (select jsonb_agg(n) from generate_series(1, 10001) n)))",
+            "ids are between one and ten thousand",
+        ),
+        (r#"outbox.requeue('{"ids": [1, "2"]}')"#, "ids are no JSON array of numbers, each"),
+        (r#"outbox.requeue('{"ids": [1.5]}')"#, "ids are no JSON array of numbers, each"),
+        // A condition that was ignored would mean all letters.
         (
             r#"outbox.requeue('{"topic": null}')"#,
             "topic is null, which is no condition; name a value or leave topic out",
         ),
         (r#"outbox.discard('{"topic": "x", "ids": null}', 'w')"#, "ids is null, which is no condition"),
         (r#"outbox.requeue('{"topic": "x", "max": null}')"#, "max is null"),
+        (r#"outbox.requeue('{"dead_from": null}')"#, "dead_from is null"),
+        (r#"outbox.requeue('{"topic": 5}')"#, "topic is no JSON string"),
+        (r#"outbox.discard('{"fingerprint": 5}', 'x')"#, "fingerprint is no JSON string"),
+        (r#"outbox.discard('{"dead_until": 5}', 'x')"#, "dead_until is no JSON string"),
         (r#"outbox.requeue('{"topic": "x", "max": "5"}')"#, "max is no whole number of at least 1"),
         (r#"outbox.requeue('{"topic": "x", "max": 0.5}')"#, "max is no whole number of at least 1"),
-        (r#"outbox.requeue('{"topic": 5}')"#, "topic is no JSON string"),
+        (r#"outbox.requeue('{"topic": "x", "max": 0}')"#, "max is no whole number of at least 1"),
         (r#"outbox.requeue('{"key": "k", "key_base64": "aw=="}')"#, "it names the key twice"),
+        (r#"outbox.requeue('{"key_base64": "?"}')"#, "key_base64 is not base64"),
         (r#"outbox.requeue('{"dead_until": "someday"}')"#, "dead_until is no time: 'someday'"),
-        (r#"outbox.requeue('{"dead_from": null}')"#, "dead_from is null"),
+        ("outbox.pause('orders.*')", "pause needs the name of one topic"),
+        ("outbox.set_policy('or ders', '{}')", "policy needs a pattern"),
+        ("outbox.cancel(null)", "cancel needs the number of a request"),
         (r#"outbox.requeue('{"ids": [5]}', pace => 0)"#, "the pace is at least 1"),
         ("outbox.pause(null)", "pause needs a topic"),
         ("outbox.set_rate('x', 0)", "a rate is at least 1"),
@@ -247,6 +262,21 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         let error =
             sqlx::query(&format!("select {call}")).execute(env.admin()).await.expect_err(call).to_string();
         assert!(error.contains(&format!("request refused: {reason}")), "{call}: {error}");
+    }
+    for (columns, values, reason) in [
+        (
+            "kind, topic, filter",
+            r#"'discard', 'x', '{"dead_until": "now"}'"#,
+            "discard names a topic in its filter",
+        ),
+        ("kind, topic, filter", r#"'pause', 'x', '{"key": "k"}'"#, "pause has no filter"),
+        ("kind, value", r#"'rate', '{"rate": 1.5}'"#, "a rate is a whole number"),
+        ("kind, value", r#"'rate', '{"rate": 5000000000}'"#, "a rate is a whole number"),
+        ("kind", "'replay'", "'replay' is no kind of request"),
+    ] {
+        let insert = format!("insert into outbox.request ({columns}) values ({values})");
+        let error = sqlx::query(&insert).execute(env.admin()).await.expect_err(&insert).to_string();
+        assert!(error.contains(&format!("request refused: {reason}")), "{insert}: {error}");
     }
     env.execute("create role admin_login login; grant outbox_admin to admin_login").await;
     let mut admin = PgConnection::connect(&env.url_as("admin_login")).await.expect("connect");

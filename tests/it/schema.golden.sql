@@ -275,9 +275,9 @@ view outbox.status owner outbox_owner
     due_at timestamp with time zone
     error text
     behind_id bigint
-function outbox.cancel(request_id bigint, why text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+function outbox.cancel(request bigint, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
-function outbox.discard(filter jsonb, why text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+function outbox.discard(filter jsonb, why text, pace integer DEFAULT NULL::integer) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.empty_slot(p_epoch bigint, p_token uuid, p_ring text, p_slot integer, p_snapshot pg_snapshot, p_before timestamp with time zone) returns text language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_relay=X/outbox_owner

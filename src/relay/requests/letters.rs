@@ -3,7 +3,8 @@
 //! Owns which request has a page on its way, and when the next page of one with a pace may go. A page is not waited for: in an
 //! outage it may take as long as that lasts, and meanwhile other requests have to come into effect, its own cancellation first.
 //!
-//! The settlement of a page carries the progress of its request, so neither a crash nor anything else comes between the two.
+//! The settlement of a page carries the progress of its request, so neither a crash nor anything else comes between the two: `max`
+//! holds, and nothing is moved twice. Letters that were looked at and are not meant cost no second look.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -14,16 +15,19 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::Ends;
+use super::{EVERY, Ends};
 use crate::crash_point;
 use crate::metrics::{Outcome, RedeliveryCause};
 use crate::relay::{Decided, Entrance, Entrant, Origin, Term, Written};
-use crate::store::request::{self, Kind, Letter, Progress, Request};
+use crate::store::request::{self, Kind, Letter, LetterPage, Progress, Request};
 use crate::store::settle::RequestPage;
 use crate::store::{Session, StoreError};
 
 /// Dead letters of one page.
 const PAGE: i64 = 500;
+
+/// Dead letters looked at for one page, whether they fit or not.
+const LOOKS: i64 = 20 * PAGE;
 
 /// A page that was handed on and has not been settled.
 struct Page {
@@ -40,60 +44,71 @@ pub(super) struct Letters {
     page: Option<Page>,
     /// When the next page of a request with a pace may go.
     paced: HashMap<i64, Instant>,
+    /// There is more to do than the last round did.
+    more: bool,
 }
 
 impl Letters {
-    /// Begins the next page, if there is one and none is on its way. Returns whether there may be more at once.
+    /// How long nothing needs to be done.
+    pub fn rest(&self) -> Duration {
+        if self.more {
+            return Duration::ZERO;
+        }
+        let now = Instant::now();
+        // One whose time has come and that did not go has no room.
+        let next = self.paced.values().filter(|at| **at > now).min();
+        next.map_or(EVERY, |at| at.saturating_duration_since(now).min(EVERY))
+    }
+
+    /// Begins the next page, if there is one and none is on its way.
     pub async fn go_on(
         &mut self,
         term: &Term,
         session: &mut Session,
         open: &[Request],
         ends: &Ends,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
+        self.more = false;
         let is_open = |id: i64| open.iter().any(|request| request.id == id);
         self.paced.retain(|id, _| is_open(*id));
         if let Some(page) = &self.page {
             if !is_open(page.request.id) {
                 page.withdrawn.cancel();
             }
-            return Ok(false);
+            return Ok(());
         }
-        let next = open.iter().find(|request| {
-            let is_letters = matches!(request.kind, Some(Kind::Requeue | Kind::Discard));
-            is_letters && self.paced.get(&request.id).is_none_or(|at| *at <= Instant::now())
-        });
-        let Some(request) = next else { return Ok(false) };
-        let left =
-            request.filter.get("max").and_then(Value::as_i64).map_or(i64::MAX, |max| max - request.done);
-        let rows = PAGE.min(request.pace.map_or(PAGE, i64::from)).min(left).max(0);
+        let now = Instant::now();
         // Copies that have no room would stop reading for all.
-        let waiting = ends.deferred.borrow().waiting + rows as u64;
-        if request.kind == Some(Kind::Requeue) && waiting > term.retry.deferred_max as u64 / 10 * 9 {
-            return Ok(false);
+        let room =
+            (term.retry.deferred_max as i64 / 10 * 9).saturating_sub(ends.deferred.borrow().waiting as i64);
+        let may_go = |request: &&Request| {
+            let has_room = match request.kind {
+                Some(Kind::Requeue) => room > 0,
+                Some(Kind::Discard) => true,
+                _ => false,
+            };
+            has_room && self.paced.get(&request.id).is_none_or(|at| *at <= now)
+        };
+        let Some(request) = open.iter().find(may_go) else { return Ok(()) };
+        let most = PAGE.min(request.pace.map_or(PAGE, i64::from));
+        let most = if request.kind == Some(Kind::Requeue) { most.min(room) } else { most };
+        let Some((letters, last_id)) = choose(term, session, request, most).await? else {
+            self.more = true;
+            return Ok(());
+        };
+        crash_point::reach(crash_point::BEFORE_REQUEUE);
+        if let Some(pace) = request.pace {
+            let wait = Duration::from_secs_f64(letters.len() as f64 / f64::from(pace));
+            self.paced.insert(request.id, now + wait);
         }
-        let letters = match request::letters(session, &request.filter, request.last_id, rows).await {
-            // The filter is not what Postgres can read, such as a key that is no base64.
-            Err(StoreError::Failed { source, .. }) => {
-                let error = source.to_string();
-                request::report(session, term.epoch, request.id, Progress::Refused, Some(&error)).await?;
-                return Ok(true);
-            }
-            letters => letters?,
-        };
-        let Some((last_id, ..)) = letters.last() else {
-            request::report(session, term.epoch, request.id, Progress::Done, None).await?;
-            tracing::info!(request = request.id, kind = ?request.kind, done = request.done, "request is done");
-            return Ok(true);
-        };
-        let progress = RequestPage { request: request.id, last_id: *last_id };
+        let progress = RequestPage { request: request.id, last_id };
         let withdrawn = CancellationToken::new();
         let settled: Pin<Box<dyn Future<Output = _> + Send>> = match request.kind {
             Some(Kind::Requeue) => Box::pin(requeue(&letters, progress, withdrawn.clone(), ends)),
             _ => Box::pin(discard(&letters, progress, ends)),
         };
         self.page = Some(Page { request: request.clone(), letters, withdrawn, settled });
-        Ok(false)
+        Ok(())
     }
 
     /// Waits for the end of the page on its way; for ever, if there is none. Safe to drop and to call again.
@@ -112,10 +127,56 @@ impl Letters {
                 _ => topic.messages(Outcome::Discarded, rows),
             }
         }
-        if let Some(pace) = request.pace {
-            let wait = Duration::from_secs_f64(letters.len() as f64 / f64::from(pace));
-            self.paced.insert(request.id, Instant::now() + wait);
+    }
+}
+
+/// Chooses the next page of a request: its letters, and up to which id the request is dealt with once they have moved. `None`: none
+/// of those that were looked at is meant, which has been reported.
+async fn choose(
+    term: &Term,
+    session: &mut Session,
+    request: &Request,
+    most: i64,
+) -> Result<Option<(Vec<Letter>, i64)>, StoreError> {
+    let max = request.filter.get("max").and_then(Value::as_i64);
+    let most = max.map_or(most, |max| most.min(max - request.done));
+    let LetterPage { letters, looked_to } = match look(session, request, most).await {
+        Ok(found) => found,
+        Err(error) => {
+            let Some(text) = error.unreadable() else { return Err(error) };
+            tracing::info!(request = request.id, kind = ?request.kind, error = text, "request is refused");
+            let (refused, last_id) = (Progress::Refused, request.last_id);
+            request::report(session, term.epoch, request.id, refused, last_id, Some(&text)).await?;
+            return Ok(None);
         }
+    };
+    if let Some((last, ..)) = letters.last() {
+        // All that was looked at behind the last one is not meant, unless the page is full.
+        let is_short = (letters.len() as i64) < most;
+        let last_id = looked_to.filter(|_| is_short).unwrap_or(*last);
+        return Ok(Some((letters, last_id)));
+    }
+    let (progress, last_id) = match looked_to {
+        Some(id) => (Progress::Running, id),
+        None => (Progress::Done, request.last_id),
+    };
+    request::report(session, term.epoch, request.id, progress, last_id, None).await?;
+    if progress == Progress::Done {
+        tracing::info!(request = request.id, kind = ?request.kind, done = request.done, "request is done");
+    }
+    Ok(None)
+}
+
+/// Reads the next page. Most requests mean most of the letters of their index; only where none of the first ones fits, many are
+/// looked at.
+async fn look(session: &mut Session, request: &Request, most: i64) -> Result<LetterPage, StoreError> {
+    if most <= 0 {
+        return Ok(LetterPage::default());
+    }
+    let found = request::letters(session, request, request.last_id, most, 2 * most).await?;
+    match found.looked_to {
+        Some(id) if found.letters.is_empty() => request::letters(session, request, id, most, LOOKS).await,
+        _ => Ok(found),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows of tests: a topic, a key and a version of it, written in order and found again in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::Row;
 
@@ -79,13 +79,8 @@ pub fn versions(records: &[Record]) -> HashMap<String, Vec<i64>> {
 pub fn first_versions(records: &[Record]) -> BTreeMap<String, Vec<i64>> {
     let mut keys = BTreeMap::new();
     for (key, versions) in versions(records) {
-        let mut first: Vec<i64> = Vec::new();
-        for version in versions {
-            if !first.contains(&version) {
-                first.push(version);
-            }
-        }
-        keys.insert(key, first);
+        let mut seen = HashSet::new();
+        keys.insert(key, versions.into_iter().filter(|version| seen.insert(*version)).collect());
     }
     keys
 }

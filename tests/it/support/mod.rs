@@ -40,6 +40,11 @@ pub fn random() -> StdRng {
     StdRng::seed_from_u64(seed())
 }
 
+/// How large a test is: `few`, or `many` under `make scale`, which sets `OUTBOX_RELAY_TEST_SCALE=full`.
+pub fn scaled(few: i64, many: i64) -> i64 {
+    if std::env::var("OUTBOX_RELAY_TEST_SCALE").is_ok_and(|text| text == "full") { many } else { few }
+}
+
 /// An error with its causes, as one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();

@@ -1,0 +1,333 @@
+//! `make bench-failures`: what healthy rows lose while others fail, and how long a drain takes to get up to speed.
+//!
+//! Every measurement has a database, topics and a relay of its own; in a round each takes one turn. What is compared: rows a
+//! second of the healthy rows, from the commit that makes them visible at once to their settlement.
+
+use std::time::{Duration, Instant};
+
+use outbox_relay::servers::{PrivateKafka, PrivatePostgres};
+use sqlx::PgPool;
+
+use crate::relay_process::Relay;
+use crate::{create_topic, latency, prepare, set_limit, setting};
+
+/// A row above this is known to be too large before it is sent; such rows are a bit larger.
+const MAX_ROW: &str = "4096";
+/// A limit above 64 kB, so that the topic goes through the main producer, and rows above it.
+const LIMIT: &str = "70000";
+const ABOVE_LIMIT: usize = 80_000;
+
+/// Every so many rows one that is larger, of so many keys.
+#[derive(Clone, Copy)]
+struct Large {
+    every: i64,
+    keys: i64,
+    bytes: usize,
+}
+
+const NONE: Large = Large { every: i64::MAX, keys: 1, bytes: 0 };
+
+/// One database, one topic of healthy rows, one relay.
+struct Bed {
+    pool: PgPool,
+    name: String,
+    url: String,
+    brokers: String,
+    relay: Option<Relay>,
+}
+
+impl Bed {
+    /// Makes them, and lets a first few rows through.
+    async fn make(ground: &Ground, name: String, settings: &[(&str, &str)]) -> Bed {
+        prepare(&ground.postgres, &name).await;
+        create_topic(ground.kafka.brokers(), &name, 12);
+        let url = ground.postgres.url(&name);
+        let pool = PgPool::connect(&url).await.expect("connect");
+        let mut bed = Bed { pool, name, url, brokers: ground.kafka.brokers(), relay: None };
+        bed.start(settings);
+        bed.flow(20_000, NONE).await;
+        bed
+    }
+
+    fn start(&mut self, settings: &[(&str, &str)]) {
+        self.relay = Some(Relay::start_with(&self.url, self.brokers.clone(), settings));
+    }
+
+    /// Rows of a topic, of ten thousand keys, all visible at once; some of them large, and those of keys of their own.
+    async fn write(&self, topic: &str, rows: i64, large: Large) {
+        let Large { every, keys, bytes } = large;
+        let sql = "
+            insert into outbox.message (topic, key, payload)
+            select $1, convert_to(case when n % $4 = 0 then 'large-' || n / $4 % $5 else 'customer-' || n % 10000 end, 'UTF8'),
+                   case when n % $4 = 0 then $3 else convert_to(rpad(n::text, 240, 'x'), 'UTF8') end
+              from generate_series(1, $2) n";
+        // No compression makes it small.
+        let mut noise = vec![0_u8; bytes];
+        rand::Rng::fill(&mut rand::rng(), &mut noise[..]);
+        let query = sqlx::query(sql).bind(topic).bind(rows).bind(noise).bind(every).bind(keys);
+        query.execute(&self.pool).await.expect("insert");
+    }
+
+    /// Another relay takes over.
+    async fn start_again(&mut self, settings: &[(&str, &str)]) {
+        self.relay = None;
+        self.start(settings);
+        self.flow(1000, NONE).await;
+    }
+
+    /// 200 rows a second for 20 seconds, in a topic of their own.
+    async fn latency(&self) -> latency::Latency {
+        let topic = format!("latency_{}", self.name);
+        create_topic(self.brokers.clone(), &topic, 12);
+        latency::measure(&self.pool, self.brokers.clone(), &topic, 200, 20).await
+    }
+
+    async fn one(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a number")
+    }
+
+    async fn until(&self, what: &str, sql: &str) {
+        let deadline = Instant::now() + Duration::from_secs(600);
+        while self.one(&format!("select ({sql})::int::bigint")).await == 0 {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Main's position.
+    async fn high(&self) -> i64 {
+        self.one("select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1")
+            .await
+    }
+
+    /// Waits until main has passed every row there is.
+    async fn passed_all(&self) {
+        let last = self.one("select max(id) from outbox.message").await;
+        let deadline = Instant::now() + Duration::from_secs(600);
+        while self.high().await < last {
+            assert!(Instant::now() < deadline, "main gets to the end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Writes rows to the healthy topic and waits until main has settled them. Rows a second.
+    async fn flow(&self, rows: i64, large: Large) -> f64 {
+        self.write(&self.name, rows, large).await;
+        let began = Instant::now();
+        self.passed_all().await;
+        rows as f64 / began.elapsed().as_secs_f64()
+    }
+
+    /// The heads of some keys are too large, and rows wait behind each.
+    async fn block(&self, topic: &str, keys: i64, rows: i64) {
+        let sql = "
+            insert into outbox.message (topic, key, payload)
+            select $1, convert_to('k' || n % $2, 'UTF8'),
+                   convert_to(rpad(n::text, case when n < $2 then 5000 else 240 end, 'x'), 'UTF8')
+              from generate_series(0, $2 * $3 - 1) n order by n";
+        sqlx::query(sql).bind(topic).bind(keys).bind(rows).execute(&self.pool).await.expect("insert");
+        self.until("they are deferred", &format!("select count(*) = {} from outbox.deferred", keys * rows))
+            .await;
+    }
+
+    fn peak(&self) -> f64 {
+        self.relay.as_ref().expect("it runs").peak_megabytes()
+    }
+}
+
+/// The servers.
+pub struct Ground {
+    pub postgres: PrivatePostgres,
+    pub kafka: PrivateKafka,
+}
+
+/// A figure of each round.
+#[derive(Default)]
+struct Figures(Vec<(String, &'static str, Vec<f64>)>);
+
+impl Figures {
+    fn note(&mut self, name: &str, unit: &'static str, value: f64) {
+        eprintln!("  {name}: {value:.2} {unit}");
+        match self.0.iter_mut().find(|(known, ..)| known == name) {
+            Some((_, _, values)) => values.push(value),
+            None => self.0.push((name.to_owned(), unit, vec![value])),
+        }
+    }
+
+    fn print(mut self) {
+        println!("| | median | spread |\n|---|---|---|");
+        for (name, unit, values) in &mut self.0 {
+            values.sort_by(f64::total_cmp);
+            let digits = if values[0] < 100.0 { 2 } else { 0 };
+            let (low, middle, high) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+            println!("| {name}, {unit} | {middle:.digits$} | {low:.digits$} – {high:.digits$} |");
+        }
+    }
+}
+
+const CAREFUL: [(&str, &str); 1] = [("OUTBOX_RELAY__RELAY__MAX_ROW_BYTES", MAX_ROW)];
+const COMPRESSED: [(&str, &str); 1] = [("OUTBOX_RELAY__KAFKA__PROPERTIES", "compression.type=lz4")];
+
+/// Measures what is named, or everything, and prints a table.
+pub async fn run(ground: &Ground, named: &[String]) {
+    let rows = setting("OUTBOX_RELAY_BENCH_ROWS", 300_000) as i64;
+    let wants = |what: &str| named.is_empty() || named.iter().any(|name| name == what);
+    let mut figures = Figures::default();
+    for round in 1..=setting("OUTBOX_RELAY_BENCH_ROUNDS", 3) {
+        eprintln!("round {round}");
+        let name = |what: &str| format!("{what}_{round}");
+        let bed = Bed::make(ground, name("clean"), &CAREFUL).await;
+        let clean = bed.flow(rows, NONE).await;
+        figures.note("clean", "rows/s", clean);
+        figures.note("clean, peak memory", "MB", bed.peak());
+        drop(bed);
+        if wants("missing") {
+            missing(&Bed::make(ground, name("missing"), &CAREFUL).await, rows, clean, &mut figures).await;
+        }
+        if wants("known") {
+            let bed = Bed::make(ground, name("known"), &CAREFUL).await;
+            let known = 0.99 * bed.flow(rows, Large { every: 100, keys: 100, bytes: 5000 }).await;
+            figures.note(
+                "1 % of the rows on 1 % of the keys known to be too large",
+                "of clean",
+                known / clean,
+            );
+        }
+        if wants("rejected") {
+            rejected(ground, rows, &name, &mut figures).await;
+        }
+        if wants("blocked") {
+            let bed = Bed::make(ground, name("blocked"), &CAREFUL).await;
+            create_topic(bed.brokers.clone(), &name("heads"), 1);
+            bed.block(&name("heads"), 1000, 100).await;
+            figures.note("100,000 blocked rows", "of clean", bed.flow(rows, NONE).await / clean);
+        }
+        if wants("outage") {
+            outage(ground, rows, &name("outage"), &mut figures).await;
+        }
+        if wants("latency") {
+            latencies(ground, &name, &mut figures).await;
+        }
+    }
+    figures.print();
+}
+
+/// 500,000 rows of a topic that is missing wait in its lane; then somebody makes it.
+async fn missing(bed: &Bed, rows: i64, clean: f64, figures: &mut Figures) {
+    let topic = format!("not-{}", bed.name);
+    bed.write(&topic, setting("OUTBOX_RELAY_BENCH_MISSING", 500_000) as i64, NONE).await;
+    bed.passed_all().await;
+    figures.note("500,000 rows of a missing topic wait", "of clean", bed.flow(rows, NONE).await / clean);
+    figures.note("500,000 rows of a missing topic wait, peak memory", "MB", bed.peak());
+    create_topic(bed.brokers.clone(), &topic, 12);
+    let made = Instant::now();
+    let moves = format!(
+        "select exists (select from outbox.ledger where lane = '{topic}' and not isempty(published))"
+    );
+    bed.until("the lane moves", &moves).await;
+    figures.note(
+        "the missing topic is made: its first rows are settled after",
+        "s",
+        made.elapsed().as_secs_f64(),
+    );
+    bed.until("the lane closes", "select not exists (select from outbox.open_lane)").await;
+    figures.note(
+        "the missing topic is made: all its rows are through after",
+        "s",
+        made.elapsed().as_secs_f64(),
+    );
+}
+
+/// Compression is on, so a row above the limit may be fine, and only the broker can say that it is not.
+async fn rejected(ground: &Ground, rows: i64, name: &impl Fn(&str) -> String, figures: &mut Figures) {
+    let clean = Bed::make(ground, name("small"), &COMPRESSED).await.flow(rows, NONE).await;
+    for (what, every, keys, known) in [
+        ("1 % of the rows on 1 % of the keys suspected to be too large", 100, 100, true),
+        ("20 keys with 100 rows that only the broker rejects", rows / 100, 20, false),
+    ] {
+        let large = Large { every, keys, bytes: ABOVE_LIMIT };
+        let mut rates = Vec::new();
+        for lowered in [false, true] {
+            let mut bed = Bed::make(ground, name(&format!("rejected_{every}_{lowered}")), &COMPRESSED).await;
+            if lowered {
+                set_limit(&bed.brokers, &bed.name, LIMIT).await;
+            }
+            if known {
+                // Another relay has not asked about the topic yet; this one would believe its answer for a while.
+                bed.start_again(&COMPRESSED).await;
+            }
+            rates.push(bed.flow(rows, large).await * (1.0 - 1.0 / every as f64));
+        }
+        figures.note(what, "of clean", rates[1] / clean);
+        figures.note(&format!("{what}; if the topic takes them"), "of clean", rates[0] / clean);
+    }
+}
+
+/// Kafka stands still while many rows are written; then it goes on.
+async fn outage(ground: &Ground, rows: i64, name: &str, figures: &mut Figures) {
+    let bed = Bed::make(ground, name.to_owned(), &[("OUTBOX_RELAY__KAFKA__STALL_AFTER", "2s")]).await;
+    let clean = bed.flow(rows, NONE).await;
+    assert!(ground.kafka.freeze(), "the broker stands");
+    bed.write(name, setting("OUTBOX_RELAY_BENCH_OUTAGE", 1_000_000) as i64, NONE).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(ground.kafka.thaw(), "the broker goes on");
+    let (thawed, last) = (Instant::now(), bed.one("select max(id) from outbox.message").await);
+    let mut seen = vec![(Duration::ZERO, bed.high().await)];
+    while seen.last().is_none_or(|(_, high)| *high < last) {
+        assert!(thawed.elapsed() < Duration::from_secs(300), "the backlog is drained");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        seen.push((thawed.elapsed(), bed.high().await));
+    }
+    // The first second in which it is as fast as before.
+    let rate = |(from, to): (&(Duration, i64), &(Duration, i64))| {
+        (to.1 - from.1) as f64 / (to.0 - from.0).as_secs_f64()
+    };
+    let reached = seen.iter().zip(seen.iter().skip(10)).find(|pair| rate(*pair) >= 0.9 * clean);
+    let reached = reached.map_or(f64::INFINITY, |(from, _)| from.0.as_secs_f64());
+    figures.note("drain of 1,000,000 rows after an outage: at 0.9 of the clean rate after", "s", reached);
+    let whole = (last - seen[0].1) as f64 / seen[seen.len() - 1].0.as_secs_f64();
+    figures.note("drain of 1,000,000 rows after an outage, as a whole", "of clean", whole / clean);
+}
+
+/// Commit to consumer at 200 rows a second, alone and beside something that goes on.
+async fn latencies(ground: &Ground, name: &impl Fn(&str) -> String, figures: &mut Figures) {
+    let bed = Bed::make(ground, name("quiet"), &CAREFUL).await;
+    let quiet = bed.latency().await;
+    figures.note("quiet: commit to consumer, p99", "ms", quiet.p99);
+    figures.note("quiet: insert, p99", "ms", quiet.insert_p99);
+    drop(bed);
+
+    let bed = Bed::make(ground, name("due"), &[]).await;
+    let topic = name("retried");
+    create_topic(bed.brokers.clone(), &topic, 12);
+    set_limit(&bed.brokers, &topic, "2000").await;
+    bed.block(&topic, 500, 20).await;
+    set_limit(&bed.brokers, &topic, "1048576").await;
+    let all_due = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let due = "update outbox.deferred set due_at = clock_timestamp() where due_at is not null";
+        sqlx::query(due).execute(&bed.pool).await.expect("they are due");
+        bed.until("they have left", "select count(*) = 0 from outbox.deferred").await;
+    };
+    let (latency, ()) = tokio::join!(bed.latency(), all_due);
+    figures.note(
+        "10,000 rows due at once: commit to consumer of another topic, p99",
+        "of quiet",
+        latency.p99 / quiet.p99,
+    );
+    drop(bed);
+
+    let short = [("OUTBOX_RELAY__RETENTION__PUBLISHED", "1s"), ("OUTBOX_RELAY__RETENTION__EVERY", "100ms")];
+    let bed = Bed::make(ground, name("swept"), &short).await;
+    let emptied = bed.latency().await;
+    figures.note(
+        "slots of a second swept and emptied: insert, p99",
+        "of quiet",
+        emptied.insert_p99 / quiet.insert_p99,
+    );
+    figures.note(
+        "slots of a second swept and emptied: commit to consumer, p99",
+        "of quiet",
+        emptied.p99 / quiet.p99,
+    );
+}
