@@ -15,6 +15,7 @@ impl Sender<'_> {
         for index in late {
             let DueRow { row, reason, attempts, tries, .. } = &due.rows[index];
             if *reason == Reason::Scheduled {
+                self.topics.get(&row.topic).waiting += 1;
                 self.keys.wait(&row.topic, row.key.as_deref(), 1);
                 self.deferred.send_modify(|rows| {
                     rows.scheduled = rows.scheduled.saturating_sub(1);

@@ -96,6 +96,21 @@ async fn a_cancellation_does_not_wait_for_kafka_and_withdraws_the_page_that_does
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_requeue_whose_time_was_over_before_it_began_moves_nothing() {
+    let env = Env::new().await;
+    let topic = env.create_topic("tardy", 1, &[]).await;
+    bury(&env, &topic, 7, 10).await;
+    env.execute(&format!(
+        "insert into outbox.request (kind, filter, expires_at) values ('requeue', '{{\"topic\": \"{topic}\"}}', clock_timestamp())"
+    ))
+    .await;
+    let _relay = impatient(&env).await.start().await;
+    env.eventually_true("select state = 'expired' and done = 0 from outbox.request").await;
+    ask(&env, r#"outbox.discard('{"topic": "none"}', 'the loop goes on')"#, "done").await;
+    env.eventually_true("select count(*) = 10 from outbox.dead_letter where state = 'open'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_requeued_under_skip_hold_nobody_back_after_a_takeover() {
     let env = Env::new().await;
     let topic = env.create_topic("loose", 1, &[("max.message.bytes", "2000")]).await;
