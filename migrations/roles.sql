@@ -84,7 +84,7 @@ begin
             ('outbox_relay', 'select, insert, update on outbox.dead_letter'),
             ('outbox_relay', 'select on outbox.ring'),
             -- Reports on requests and nothing else: what was asked stays as it was asked.
-            ('outbox_relay', 'select, update (state, done, last_id, planned, planned_id, error, begun_at, ended_at) on outbox.request'),
+            ('outbox_relay', 'select, update (state, done, last_id, error, begun_at, ended_at) on outbox.request'),
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
             ('outbox_reader', 'select on outbox.request'),
             ('outbox_relay', 'select, insert, update, delete on outbox.deferred, outbox.incarnation'),

@@ -20,10 +20,10 @@ pub const AFTER_SETTLEMENT: &str = "after_settlement";
 /// A page out of a large set of late rows has been read.
 pub const INSIDE_LATE_PAGING: &str = "inside_late_paging";
 
-/// A page of dead letters has entered again, nothing was reported on it.
+/// A page of dead letters has been moved by a settlement, which told its request as well; the loop has not heard of it.
 pub const AFTER_REQUEUE: &str = "after_requeue";
 
-/// A page of dead letters has been chosen and noted, none of them has moved.
+/// A page of dead letters has been chosen, none of them has moved.
 pub const BEFORE_REQUEUE: &str = "before_requeue";
 
 /// All of them; first those of a batch's way, in its order.

@@ -399,7 +399,7 @@ async fn inherit(term: &Term) -> Result<Inheritance, TermEnd> {
         waiting: deferred::waiting_keys(&mut session).await?,
         topics: deferred::topic_counts(&mut session).await?,
         lanes: lease::read_open_lanes(&mut session).await?,
-        controls: Controls::of(&request::open(&mut session).await?, &term.policies),
+        controls: Controls::of(&request::look(&mut session).await?.open, &term.policies),
         // Twice as long as a try takes, and some.
         lost: lease::read_lost(&mut session, term.epoch, 2 * term.stall_after + Duration::from_secs(30))
             .await?,

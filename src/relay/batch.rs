@@ -9,8 +9,8 @@ use crate::store::deferred::DueRow;
 use crate::store::settle::{Attempt, Death, Deferral, Outcome, Reason};
 use crate::verdict::Route;
 
-use super::Decided;
 use super::lanes::Opening;
+use super::{Decided, Entering, Written};
 
 /// Where a row stands.
 #[derive(Debug)]
@@ -107,11 +107,16 @@ impl Batch {
         let mut outcome = Outcome::default();
         outcome.published.reserve(self.rows.len());
         outcome.rare.attempts = self.attempts;
-        for (row, fate) in self.rows.iter().zip(self.fates) {
+        let mut entering = Vec::new();
+        let rows = self.rows.len();
+        for (row, fate) in self.rows.into_iter().zip(self.fates) {
             match fate {
                 Fate::Published(receipt) => outcome.published.push((row.id, receipt)),
                 Fate::Expired => outcome.expired.push(row.id),
-                Fate::PutOff(deferral) => outcome.deferred.push(*deferral),
+                Fate::PutOff(deferral) => {
+                    entering.push(Entering::of(&deferral, row.topic, row.key));
+                    outcome.deferred.push(*deferral);
+                }
                 Fate::Dead(death) => outcome.rare.dead.push(*death),
                 Fate::Dropped => outcome.dropped.push(row.id),
                 Fate::Waiting | Fate::InFlight | Fate::Returned => unreachable!("every row is decided"),
@@ -120,8 +125,9 @@ impl Batch {
         Decided {
             outcome,
             position: Some(self.next),
-            rows: self.rows.len(),
+            rows,
             bytes: self.bytes,
+            entering,
             ..Decided::default()
         }
     }
@@ -142,13 +148,13 @@ pub(super) struct DueBatch {
     pub in_flight: usize,
     /// Attempts that failed.
     pub attempts: Vec<Attempt>,
-    pub settled: Option<tokio::sync::oneshot::Sender<usize>>,
+    pub settled: Option<tokio::sync::oneshot::Sender<Written>>,
 }
 
 impl DueBatch {
     /// `rows` are in order of id. Rows of one key form a chain; every row without key is a chain of its own.
     /// A row that has to get behind an earlier one is in no chain.
-    pub fn new(rows: Vec<DueRow>, settled: tokio::sync::oneshot::Sender<usize>) -> DueBatch {
+    pub fn new(rows: Vec<DueRow>, settled: tokio::sync::oneshot::Sender<Written>) -> DueBatch {
         let mut chains: Vec<Vec<usize>> = Vec::new();
         let mut by_key = std::collections::HashMap::new();
         let mut chain_of = Vec::with_capacity(rows.len());
@@ -203,6 +209,7 @@ impl DueBatch {
                     once.push(due.row.clone());
                 }
                 Fate::PutOff(deferral) => {
+                    decided.entering.push(Entering::of(&deferral, due.row.topic, due.row.key));
                     decided.outcome.deferred.push(*deferral);
                     continue;
                 }

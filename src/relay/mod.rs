@@ -36,6 +36,7 @@ pub mod send;
 pub mod settle;
 mod topics;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ use crate::policy::Policies;
 use crate::position::Position;
 use crate::store::deferred::{DeferredCounts, DueRow, TopicCounts};
 use crate::store::lease::{OpenLane, Resume};
-use crate::store::settle::Outcome;
+use crate::store::settle::{Deferral, Outcome, Reason, RequestPage};
 use crate::store::{Server, StoreError};
 use crate::task;
 
@@ -125,16 +126,29 @@ pub enum TermEnd {
 /// A key within its topic.
 type TopicKey = (Arc<str>, Option<Box<[u8]>>);
 
-/// What goes to the sender beside pages. The answer comes when the settlement has been written: how many rows of
-/// `outbox.deferred` have left.
+/// What goes to the sender beside pages. The answer comes when the settlement has been written.
 #[derive(Debug)]
 enum Beside {
     /// Deferred rows that are due.
-    Due { rows: Vec<DueRow>, settled: oneshot::Sender<usize> },
+    Due { rows: Vec<DueRow>, settled: oneshot::Sender<Written> },
     /// Rows that are to become deferred rows.
     Entrance(Entrance),
-    /// Copies of dead letters, as rows of the topics that get them.
-    Copies { rows: Vec<OutboxRow>, settled: oneshot::Sender<usize> },
+    /// Copies of dead letters, as rows of the topics that get them. Before the settlement it is told which topics took
+    /// none or not all.
+    Copies {
+        rows: Vec<OutboxRow>,
+        failed: oneshot::Sender<HashSet<Arc<str>>>,
+        settled: oneshot::Sender<Written>,
+    },
+}
+
+/// What who waits for a settlement is told.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    /// Rows of `outbox.deferred` that left with it.
+    left: usize,
+    /// Ids that the settlement went on without, because somebody else had changed or deleted their rows.
+    lacking: Arc<[i64]>,
 }
 
 /// Rows that enter the ordered pipeline from somewhere else than a poll. From the settlement on they are deferred rows
@@ -146,8 +160,12 @@ pub struct Entrance {
     pub rows: Vec<Entrant>,
     /// Where they come from.
     pub origin: Origin,
-    /// Answered when the settlement has been written; dropped when the lease ended before.
-    pub settled: oneshot::Sender<usize>,
+    /// The request whose page they are.
+    pub request: Option<RequestPage>,
+    /// Nobody wants them to enter any more, if they have not yet.
+    pub withdrawn: CancellationToken,
+    /// Answered when the settlement has been written; dropped when they were withdrawn or the lease ended before.
+    pub settled: oneshot::Sender<Written>,
 }
 
 /// A row that enters.
@@ -183,10 +201,32 @@ struct Decided {
     departed: Vec<TopicKey>,
     /// Deferred rows that leave `outbox.deferred` with the settlement, dead ones included.
     left: usize,
-    /// Who waits for the settlement, and is told `left`.
-    settled: Option<oneshot::Sender<usize>>,
+    /// Who waits for the settlement.
+    settled: Option<oneshot::Sender<Written>>,
+    /// Rows that become deferred rows with the settlement, or stay such: what is known of them if they do not, because
+    /// somebody has deleted them.
+    entering: Vec<Entering>,
     /// Rows that are handed to Kafka once this is settled, and never again.
     once: Vec<OutboxRow>,
+}
+
+/// A row that the sender has counted as a deferred one.
+#[derive(Debug)]
+struct Entering {
+    id: i64,
+    topic: Arc<str>,
+    /// The key that waits for it; `None`: none does.
+    key: Option<Box<[u8]>>,
+    /// Its time lies ahead: it counts among the scheduled ones.
+    scheduled: bool,
+}
+
+impl Entering {
+    fn of(deferral: &Deferral, topic: Arc<str>, key: Option<Box<[u8]>>) -> Entering {
+        let scheduled = deferral.reason == Reason::Scheduled;
+        let key = key.filter(|_| !scheduled && !deferral.passable);
+        Entering { id: deferral.id, topic, key, scheduled }
+    }
 }
 
 /// What a settlement frees.

@@ -1,8 +1,11 @@
-//! Requests: looks for what operators ask for, puts it into effect, and reports on it.
+//! Requests: carries out what operators ask for, one page after another, and reports on it.
 //!
-//! Owns which requests are in effect and which one's dead letters are next. It moves no row itself: [`letters`] sends pages on
-//! their way, and this loop never waits for them. A pause that is asked during an outage is in effect as fast as any other.
+//! Owns which requests are in effect. It moves no row itself: dead letters enter the ordered pipeline through the retry loop, and
+//! are given up by a settlement ([`letters`]); copies of them go beside it ([`copies`]).
+//!
+//! Requests that change what is in effect, and those that cancel others, never wait for long ones.
 
+mod copies;
 mod letters;
 
 use std::collections::HashSet;
@@ -12,12 +15,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use self::letters::Work;
+use self::copies::Copies;
+use self::letters::Letters;
 use super::{Beside, Decided, DeferredRows, Entrance, Term, TermEnd};
 use crate::crash_point;
 use crate::metrics::Operation;
 use crate::policy::{Change, Glob, Policies};
-use crate::store::request::{self, Kind, Progress, Report, Request};
+use crate::store::request::{self, Kind, Look, Progress, Request};
 use crate::store::{Session, StoreError};
 
 /// How often is looked; a request is in effect within two of these.
@@ -38,9 +42,9 @@ impl Controls {
     /// What is in effect when all of these requests are: of two about the same the later one counts.
     pub fn of(requests: &[Request], configured: &Policies) -> Controls {
         let mut controls = Controls { policies: configured.clone(), ..Controls::default() };
-        let cancelled = cancelled(requests);
-        for request in requests.iter().filter(|request| !request.expired && !cancelled.contains(&request.id))
-        {
+        let ended: HashSet<i64> = requests.iter().filter_map(Request::cancels).collect();
+        let counts = |request: &&Request| !request.expired && !ended.contains(&request.id);
+        for request in requests.iter().filter(counts) {
             let topic = request.topic.as_deref();
             let rate = rate_of(request);
             match (request.kind, topic) {
@@ -76,17 +80,12 @@ pub(super) struct Ends {
     pub deferred: watch::Receiver<DeferredRows>,
 }
 
-/// Requests that others ask the end of.
-fn cancelled(requests: &[Request]) -> HashSet<i64> {
-    let cancels = requests.iter().filter(|request| request.kind == Some(Kind::Cancel));
-    cancels.filter_map(|cancel| cancel.value.get("request").and_then(Value::as_i64)).collect()
-}
-
 /// Carries requests out until draining, or until the term is over.
 pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
     let mut session = None;
     let mut trouble = Duration::from_millis(100);
-    let mut work = Work::default();
+    let mut letters = Letters::default();
+    let mut copies = Copies::default();
     loop {
         crash_point::work("requests");
         let round = async {
@@ -94,10 +93,10 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
                 session = Some(term.server.connect("requests").await?);
             }
             let session = session.as_mut().expect("it was opened above");
-            work.report(&term, session).await?;
-            let mut open = request::open(session).await?;
+            let Look { mut open, copies: owed } = request::look(session).await?;
             take_effect(&term, session, &mut open, &ends.controls).await?;
-            work.go_on(&term, session, &open, &ends).await
+            copies.go_on(&term, session, owed, &ends).await?;
+            letters.go_on(&term, session, &open, &ends).await
         };
         if let Err(error) = round.await {
             session = None;
@@ -106,22 +105,13 @@ pub(super) async fn requests(term: Term, ends: Ends) -> Result<(), TermEnd> {
             continue;
         }
         trouble = Duration::from_millis(100);
-        let rest = work.rest();
+        let rest = letters.rest();
         tokio::select! {
-            () = term.drain.cancelled() => break,
-            () = work.come_back() => {}
+            () = term.drain.cancelled() => return Ok(()),
+            () = letters.page_ends(&term) => {}
             () = tokio::time::sleep(rest) => {}
         }
     }
-    // What is on its way is settled or given up; whatever is not reported is found out by the next leader.
-    work.finish().await;
-    if let Some(session) = &mut session
-        && let Err(error) = work.report(&term, session).await
-        && error.ends_the_term()
-    {
-        return Err(error.into());
-    }
-    Ok(())
 }
 
 /// Requests that change what is in effect: begun, ended by time or by a later one, refused. Those that are over leave `open`.
@@ -137,20 +127,22 @@ async fn take_effect(
         *known = now;
         changed
     });
-    let cancelled = cancelled(open);
+    let cancels: Vec<(i64, i64)> =
+        open.iter().filter_map(|request| Some((request.id, request.cancels()?))).collect();
+    for (id, ended) in cancels {
+        let found = request::cancel(session, term.epoch, id, ended).await?;
+        tracing::info!(request = id, ended, found, "request is cancelled");
+        open.retain(|request| request.id != id && request.id != ended);
+    }
     let mut over = HashSet::new();
     for (at, request) in open.iter().enumerate() {
         let later = &open[at + 1..];
         let (progress, error) = match request.kind {
             None => (Progress::Refused, Some("this relay does not know that kind of request".to_owned())),
-            Some(Kind::Cancel) => {
-                let target = request.value.get("request").and_then(Value::as_i64);
-                let is_open = open[..at].iter().any(|earlier| Some(earlier.id) == target);
-                (Progress::Done, (!is_open).then(|| "that request was over already".to_owned()))
-            }
-            Some(_) if cancelled.contains(&request.id) => (Progress::Cancelled, None),
             Some(_) if request.expired => (Progress::Expired, None),
             Some(Kind::Requeue | Kind::Discard) => continue,
+            // The others of its kind have been carried out above.
+            Some(Kind::Cancel) => (Progress::Refused, Some("it names no request".to_owned())),
             // A pause ends with it; from then on it has no effect.
             Some(Kind::Resume) => (Progress::Done, None),
             Some(kind) => match refused(request) {
@@ -161,8 +153,7 @@ async fn take_effect(
             },
         };
         tracing::info!(request = request.id, kind = ?request.kind, topic = request.topic, ?progress, error, "request");
-        let report = Report { error, ..Report::of(request, progress) };
-        request::report(session, term.epoch, request.id, &report).await?;
+        request::report(session, term.epoch, request.id, progress, request.last_id, error.as_deref()).await?;
         if progress != Progress::Running {
             over.insert(request.id);
         }
@@ -221,8 +212,6 @@ mod tests {
             is_running: false,
             done: 0,
             last_id: 0,
-            planned: 0,
-            planned_id: 0,
             asked_at: String::new(),
             expired: false,
         }

@@ -70,8 +70,12 @@ pub(super) async fn retry(
             waited = waited => if waited.is_none() { return Ok(()) } else { None },
         };
         let (settled, is_settled) = oneshot::channel();
-        if let Some(Entrance { rows, origin, settled: asked }) = entrance {
-            if beside.send(Beside::Entrance(Entrance { rows, origin, settled })).await.is_err() {
+        if let Some(mut entrance) = entrance {
+            if entrance.withdrawn.is_cancelled() {
+                continue;
+            }
+            let asked = std::mem::replace(&mut entrance.settled, settled);
+            if beside.send(Beside::Entrance(entrance)).await.is_err() {
                 return Ok(());
             }
             // An error means that it was given up with the term; then `asked` is dropped as well.
@@ -115,7 +119,7 @@ pub(super) async fn retry(
             return Ok(());
         }
         // An error means that the batch was given up with the term.
-        left = is_settled.await.unwrap_or(0);
+        left = is_settled.await.map_or(0, |written| written.left);
         since_us = dealt_with_us;
     }
 }

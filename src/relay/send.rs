@@ -209,7 +209,7 @@ impl<'a> Sender<'a> {
                 next = from.beside.recv(), if due_open && self.due.is_none() => match next {
                     Some(Beside::Due { rows, settled }) => self.take_due(DueBatch::new(rows, settled)),
                     Some(Beside::Entrance(entrance)) => self.let_in(entrance),
-                    Some(Beside::Copies { rows, settled }) => self.take_copies(rows, settled),
+                    Some(Beside::Copies { rows, failed, settled }) => self.take_copies(rows, failed, settled),
                     None => due_open = false,
                 },
                 () = tokio::task::yield_now(), if self.may_hand_over() => {}

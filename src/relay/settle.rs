@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::{Decided, Settled, Settling, Term, TermEnd};
+use super::{Decided, Entering, Settled, Settling, Term, TermEnd, Written};
 use crate::crash_point;
 use crate::health::Loop;
 use crate::metrics::Operation;
@@ -22,6 +22,9 @@ const COMPANY: Duration = Duration::from_millis(50);
 
 /// Marks that are not durable are at most this old, so that a crash of Postgres repeats little.
 const DURABLE_EVERY: Duration = Duration::from_millis(500);
+
+/// Somebody with SQL, or the retention of dead letters.
+const LEFT_OUT: &str = "rows were changed or deleted by somebody else, the settlement went on without them";
 
 /// Writes settlements until the sender has no more, or the term is over.
 pub(super) async fn settle(
@@ -42,6 +45,7 @@ pub(super) async fn settle(
         let mut outcome = Outcome::default();
         let mut freed = Settled::default();
         let mut waiting = Vec::new();
+        let mut entering = Vec::new();
         let mut moved = false;
         for batch in batches {
             outcome.published.extend(batch.outcome.published);
@@ -60,6 +64,7 @@ pub(super) async fn settle(
             freed.bytes += batch.bytes;
             freed.departed.extend(batch.departed);
             freed.once.extend((!batch.once.is_empty()).then_some(batch.once));
+            entering.extend(batch.entering);
             waiting.extend(batch.settled.map(|waiter| (waiter, left)));
         }
         let durable = term.config.durable_marks || durable_at.elapsed() >= DURABLE_EVERY;
@@ -67,8 +72,17 @@ pub(super) async fn settle(
             Settlement::new(term.epoch, seq + 1, term.token, durable, position.clone(), moved, outcome);
         crash_point::reach(crash_point::AFTER_CONFIRM);
         settling.begin();
-        write(&term, &mut session, &settlement).await?;
+        let lacking: Arc<[i64]> = write(&term, &mut session, &settlement).await?.into();
         settling.end();
+        if !lacking.is_empty() {
+            let (rows, first_id) = (lacking.len(), lacking[0]);
+            tracing::warn!(rows, first_id, "{LEFT_OUT}");
+            // They were counted as waiting, and are not: no key may wait for them.
+            for row in entering.into_iter().filter(|row: &Entering| lacking.contains(&row.id)) {
+                freed.gone += 1;
+                freed.departed.extend((!row.scheduled).then_some((row.topic, row.key)));
+            }
+        }
         seq = settlement.last_seq();
         crash_point::reach(crash_point::AFTER_SETTLEMENT);
         wrote_at = Instant::now();
@@ -78,7 +92,7 @@ pub(super) async fn settle(
         // Nobody waits any more when the sender or the retry loop has ended.
         let _ = settled.send(freed).await;
         for (waiter, left) in waiting {
-            let _ = waiter.send(left);
+            let _ = waiter.send(Written { left, lacking: Arc::clone(&lacking) });
         }
     }
     if let Some(session) = session {
@@ -118,7 +132,12 @@ async fn company(
     Some(batches)
 }
 
-async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settlement) -> Result<(), TermEnd> {
+/// Returns the ids that it went on without.
+async fn write(
+    term: &Term,
+    session: &mut Option<Session>,
+    settlement: &Settlement,
+) -> Result<Vec<i64>, TermEnd> {
     let mut pause = Duration::from_millis(100);
     loop {
         term.health.tick(Loop::Settle);
@@ -136,9 +155,9 @@ async fn write(term: &Term, session: &mut Option<Session>, settlement: &Settleme
             settlement.write(session).await
         };
         let error = match written.await {
-            Ok(()) => {
+            Ok(lacking) => {
                 term.metrics.database_seconds(Operation::Settle, started.elapsed().as_secs_f64());
-                return Ok(());
+                return Ok(lacking);
             }
             Err(error) => error,
         };

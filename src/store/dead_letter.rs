@@ -8,15 +8,16 @@ use super::row::{self, TopicNames};
 use super::{Session, StoreError};
 use crate::message::OutboxRow;
 
-/// Reads copies that are owed, behind the letter `after` in order of id, as rows of the topics that get them.
+/// Reads copies that are owed, as rows of the topics that get them: of each topic an equal share, and none of those in
+/// `except`.
 pub async fn owed_copies(
     session: &mut Session,
-    after: i64,
     rows: i64,
     max_row_bytes: i32,
+    except: &[&str],
 ) -> Result<Vec<OutboxRow>, StoreError> {
     let mut names = TopicNames::default();
-    let query = sqlx::query(include_str!("sql/dead_copies.sql")).bind(rows).bind(max_row_bytes).bind(after);
+    let query = sqlx::query(include_str!("sql/dead_copies.sql")).bind(rows).bind(max_row_bytes).bind(except);
     session
         .within("read dead letters to copy", async |connection| {
             let mut copies = Vec::new();

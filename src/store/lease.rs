@@ -160,7 +160,7 @@ pub struct OpenLane {
     pub cause: String,
     /// Where reading goes on.
     pub resume: Resume,
-    /// Rows that wait in it, as far as was known.
+    /// Rows that waited in all lanes together when its position was written, as far as was known.
     pub waiting: i64,
 }
 

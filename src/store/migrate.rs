@@ -205,11 +205,13 @@ pub async fn losses(connection: &mut PgConnection) -> Result<Losses, MigrateErro
     if newest.version < 3 {
         return Ok(Losses { unread: 0, deferred: 0, dead_letters: 0 });
     }
-    read_losses(connection).await.map_err(failed("count unpublished rows"))
+    read_losses(connection, newest.version >= 5).await.map_err(failed("count unpublished rows"))
 }
 
-async fn read_losses(connection: &mut PgConnection) -> Result<Losses, sqlx::Error> {
-    let row = sqlx::query(include_str!("sql/losses.sql")).fetch_one(connection).await?;
+async fn read_losses(connection: &mut PgConnection, lanes: bool) -> Result<Losses, sqlx::Error> {
+    let sql =
+        if lanes { include_str!("sql/losses.sql") } else { include_str!("sql/losses_before_lanes.sql") };
+    let row = sqlx::query(sql).fetch_one(connection).await?;
     Ok(Losses {
         unread: row.try_get("unread")?,
         deferred: row.try_get("deferred")?,

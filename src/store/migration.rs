@@ -27,7 +27,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "failures", sql: include_str!("../../migrations/0005_failures.sql") },
     Migration { version: 6, name: "requests", sql: include_str!("../../migrations/0006_requests.sql") },
     Migration { version: 7, name: "clean", sql: include_str!("../../migrations/0007_clean.sql") },
-    Migration { version: 8, name: "asking", sql: include_str!("../../migrations/0008_asking.sql") },
+    Migration { version: 8, name: "repairs", sql: include_str!("../../migrations/0008_repairs.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

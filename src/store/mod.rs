@@ -48,9 +48,6 @@ pub enum StoreError {
     /// The ledger does not continue where we left it: the server was rolled back.
     #[error("the ledger does not continue where this relay left it")]
     OutOfTurn,
-    /// Dead letters that a settlement was to move are not open any more: somebody else changed or deleted them.
-    #[error("dead letters were changed while they were being requeued")]
-    LettersChanged,
     /// Any other answer of the server.
     #[error("{what}")]
     Failed {
@@ -65,8 +62,7 @@ pub enum StoreError {
 impl StoreError {
     /// What we remember of this lease is void: the term has to end.
     pub fn ends_the_term(&self) -> bool {
-        use StoreError::{Forgotten, LeaseLost, LettersChanged, OutOfTurn};
-        matches!(self, Forgotten | LeaseLost | LettersChanged | OutOfTurn)
+        matches!(self, StoreError::Forgotten | StoreError::LeaseLost | StoreError::OutOfTurn)
     }
 
     /// The server cannot read a value that somebody wrote. Returns its words; the same value cannot succeed later.
@@ -93,8 +89,6 @@ impl StoreError {
         let code = error.code().unwrap_or_default().into_owned();
         let text = error.message().to_owned();
         match code.as_str() {
-            // Settling the same again cannot succeed: what is requeued has to be read again.
-            "P0001" if text.starts_with("outbox.settle requeued") => StoreError::LettersChanged,
             // Server shutting down, crashed, starting up; connection limit; read-only after a failover.
             "57P01" | "57P02" | "57P03" | "53300" | "25006" => StoreError::Unavailable(source),
             "57014" => StoreError::Silent { what, seconds: connect::STATEMENT_DEADLINE.as_secs() },

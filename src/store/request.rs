@@ -27,8 +27,17 @@ pub enum Kind {
     Rate,
     /// Another policy of some topics.
     Policy,
-    /// The end of another request.
+    /// Another request ends.
     Cancel,
+}
+
+/// What a look at the requests finds.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Requests that are not over, oldest first.
+    pub open: Vec<Request>,
+    /// A dead letter is owed to the topic that gets a copy of it.
+    pub copies: bool,
 }
 
 /// A request that is not over.
@@ -50,16 +59,19 @@ pub struct Request {
     pub is_running: bool,
     /// Rows that are done.
     pub done: i64,
-    /// The last dead letter that is done.
+    /// The last dead letter that is done, or was looked at and is not meant.
     pub last_id: i64,
-    /// Dead letters of the page that was begun with; none, if that is done.
-    pub planned: i64,
-    /// The last one of that page.
-    pub planned_id: i64,
-    /// When it was asked, as Postgres writes it. Letters that died later are not meant.
+    /// When it was asked, as Postgres reads it in every time zone. Letters that died later are not meant.
     pub asked_at: String,
     /// Its time is over.
     pub expired: bool,
+}
+
+impl Request {
+    /// The request that it ends.
+    pub fn cancels(&self) -> Option<i64> {
+        (self.kind == Some(Kind::Cancel)).then(|| self.value.get("request").and_then(Value::as_i64))?
+    }
 }
 
 /// What a request has come to, as `outbox.request.state` spells it.
@@ -70,7 +82,6 @@ pub enum Progress {
     Done,
     Expired,
     Refused,
-    Cancelled,
 }
 
 impl Progress {
@@ -80,7 +91,6 @@ impl Progress {
             Progress::Done => "done",
             Progress::Expired => "expired",
             Progress::Refused => "refused",
-            Progress::Cancelled => "cancelled",
         }
     }
 }
@@ -88,14 +98,23 @@ impl Progress {
 /// A dead letter that a request names: id, topic, key.
 pub type Letter = (i64, Arc<str>, Option<Box<[u8]>>);
 
-/// Reads the requests that are not over, oldest first.
-pub async fn open(session: &mut Session) -> Result<Vec<Request>, StoreError> {
+/// Reads the requests that are not over, and whether copies are owed.
+pub async fn look(session: &mut Session) -> Result<Look, StoreError> {
     const WHAT: &str = "read the requests";
     let rows = session
         .within(WHAT, async |c| sqlx::query(include_str!("sql/requests.sql")).fetch_all(c).await)
         .await?;
-    let requests: Result<Vec<Request>, sqlx::Error> = rows.iter().map(request).collect();
-    requests.map_err(|e| StoreError::from_sqlx(WHAT, e))
+    let read = || -> Result<Look, sqlx::Error> {
+        let mut look = Look::default();
+        for row in &rows {
+            look.copies = row.try_get("copies")?;
+            if row.try_get::<Option<i64>, _>("id")?.is_some() {
+                look.open.push(request(row)?);
+            }
+        }
+        Ok(look)
+    };
+    read().map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
 fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
@@ -122,56 +141,39 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
         is_running: row.try_get::<&str, _>("state")? == "running",
         done: row.try_get("done")?,
         last_id: row.try_get("last_id")?,
-        planned: row.try_get::<i32, _>("planned")?.into(),
-        planned_id: row.try_get("planned_id")?,
         asked_at: row.try_get("asked_at")?,
         expired: row.try_get("expired")?,
     })
 }
 
-/// What is reported on a request. All of it is absolute, so that a report may be repeated.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// Its state.
-    pub progress: Progress,
-    /// Rows done.
-    pub done: i64,
-    /// The last one of them.
-    pub last_id: i64,
-    /// Rows of the page that is begun with now.
-    pub planned: i64,
-    /// The last one of those.
-    pub planned_id: i64,
-    /// What went wrong.
-    pub error: Option<String>,
-}
-
-impl Report {
-    /// A request is in this state, and has come no further.
-    pub fn of(request: &Request, progress: Progress) -> Report {
-        let (done, last_id) = (request.done, request.last_id);
-        Report { progress, done, last_id, planned: 0, planned_id: 0, error: None }
-    }
-}
-
-/// Reports on a request; one that is over stays over. Fails with [`StoreError::LeaseLost`] when the lease is no longer ours.
+/// Reports on a request: its state, that letters up to `last_id` are dealt with, and what went wrong; one that is over stays over.
+/// Fails with [`StoreError::LeaseLost`] when the lease is no longer ours. How many rows are done is written by their settlement.
 pub async fn report(
     session: &mut Session,
     epoch: i64,
     request: i64,
-    report: &Report,
+    progress: Progress,
+    last_id: i64,
+    error: Option<&str>,
 ) -> Result<(), StoreError> {
     let query = sqlx::query(include_str!("sql/request_progress.sql"))
         .bind(epoch)
         .bind(request)
-        .bind(report.progress.as_str())
-        .bind(report.done)
-        .bind(report.last_id)
-        .bind(report.planned as i32)
-        .bind(report.planned_id)
-        .bind(&report.error);
+        .bind(progress.as_str())
+        .bind(last_id)
+        .bind(error);
     let row = session.within("report on a request", async |c| query.fetch_optional(c).await).await?;
     row.map(|_| ()).ok_or(StoreError::LeaseLost)
+}
+
+/// Ends request `ended`, because request `cancel` asks for it. Returns whether there was something to end. Fails with
+/// [`StoreError::LeaseLost`] when the lease is no longer ours.
+pub async fn cancel(session: &mut Session, epoch: i64, cancel: i64, ended: i64) -> Result<bool, StoreError> {
+    let query =
+        sqlx::query_scalar(include_str!("sql/cancel_request.sql")).bind(epoch).bind(cancel).bind(ended);
+    let state: Option<String> =
+        session.within("cancel a request", async |c| query.fetch_optional(c).await).await?;
+    state.map(|state| state == "done").ok_or(StoreError::LeaseLost)
 }
 
 /// Some of the letters that a request names, in order of id.

@@ -121,6 +121,15 @@ pub struct LaneStep {
     pub waiting: i64,
 }
 
+/// How far a settlement brings a request. How many letters it was the settlement counts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestPage {
+    /// The request.
+    pub request: i64,
+    /// The last letter of the page.
+    pub last_id: i64,
+}
+
 /// What a settlement records, in any order.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -149,8 +158,12 @@ pub struct Rare {
     pub attempts: Vec<Attempt>,
     /// Dead letters that enter `outbox.deferred` again.
     pub requeued: Vec<i64>,
+    /// Of those, the ones that later rows of their key may pass.
+    pub passable: Vec<i64>,
     /// Dead letters that are given up.
     pub discarded: Vec<i64>,
+    /// Whose page the requeued or discarded ones are. One page is on its way at a time.
+    pub request: Option<RequestPage>,
     /// Dead letters whose copy was confirmed.
     pub copied: Vec<i64>,
     /// Parked rows that are due now: topic, how many.
@@ -168,6 +181,8 @@ impl Rare {
         self.dead.extend(other.dead);
         self.attempts.extend(other.attempts);
         self.requeued.extend(other.requeued);
+        self.passable.extend(other.passable);
+        self.request = other.request.or(self.request);
         self.discarded.extend(other.discarded);
         self.copied.extend(other.copied);
         self.woken.extend(other.woken);
@@ -175,11 +190,13 @@ impl Rare {
 
     /// It holds something that must not be lost. A lane's position that is lost only repeats rows.
     fn is_durable(&self) -> bool {
-        let Rare { lanes: _, dead, attempts, requeued, discarded, copied, woken } = self;
+        let Rare { lanes: _, dead, attempts, requeued, passable: _, discarded, request, copied, woken } =
+            self;
         !(dead.is_empty()
             && attempts.is_empty()
             && requeued.is_empty()
             && discarded.is_empty()
+            && request.is_none()
             && copied.is_empty()
             && woken.is_empty())
     }
@@ -212,12 +229,16 @@ impl Rare {
         put("dead", self.dead.iter().map(dead).collect());
         put("attempts", self.attempts.iter().map(attempt).collect());
         put("requeued", ids(&self.requeued));
+        put("passable", ids(&self.passable));
         put("discarded", ids(&self.discarded));
         put("copied", ids(&self.copied));
         put(
             "woken",
             self.woken.iter().map(|(topic, rows)| json!({"topic": &**topic, "rows": rows})).collect(),
         );
+        if let Some(page) = self.request {
+            parts.insert("request".to_owned(), json!({"id": page.request, "last_id": page.last_id}));
+        }
         (!parts.is_empty()).then(|| serde_json::Value::Object(parts).to_string())
     }
 }
@@ -287,8 +308,9 @@ impl Settlement {
         self.seq + self.lanes
     }
 
-    /// Writes it. Doing so twice is harmless.
-    pub async fn write(&self, session: &mut Session) -> Result<(), StoreError> {
+    /// Writes it. Doing so twice is harmless. Returns the ids that it went on without: somebody else had changed or deleted
+    /// their rows, so they were not put off, buried, requeued or discarded.
+    pub async fn write(&self, session: &mut Session) -> Result<Vec<i64>, StoreError> {
         let late = self.position.late.as_ref();
         let column = |f: fn(&Deferral) -> Option<i64>| self.deferred.iter().map(f).collect::<Vec<_>>();
         let query = sqlx::query(include_str!("sql/settle.sql"))
@@ -318,11 +340,19 @@ impl Settlement {
         let answer = session.within("settle", async |c| query.fetch_one(c).await).await?;
         let outcome: String = answer.try_get(0).map_err(|e| StoreError::from_sqlx("settle", e))?;
         match outcome.as_str() {
-            "settled" | "repeated" => Ok(()),
+            "settled" | "repeated" => Ok(Vec::new()),
+            "settled_without" | "repeated_without" => self.lacking(session).await,
             "lease_lost" => Err(StoreError::LeaseLost),
             "forgotten" => Err(StoreError::Forgotten),
             _ => Err(StoreError::OutOfTurn),
         }
+    }
+
+    async fn lacking(&self, session: &mut Session) -> Result<Vec<i64>, StoreError> {
+        const WHAT: &str = "read what a settlement lacks";
+        let query = sqlx::query(include_str!("sql/lacking.sql")).bind(self.epoch).bind(self.last_seq());
+        let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
+        row.try_get(0).map_err(|e| StoreError::from_sqlx(WHAT, e))
     }
 }
 

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use outbox_relay::position::Position;
+use outbox_relay::store::Server;
+use outbox_relay::store::settle::{Outcome, Rare, Settlement};
+use uuid::Uuid;
+
 use crate::support::lines::{Line, assert_complete, first_versions, versions, write, write_many};
 use crate::support::{DEADLINE, Env, RelayBuilder, eventually};
 
@@ -192,4 +197,29 @@ async fn innocents_of_a_refused_batch_are_not_charged() {
     let charged = "select count(distinct a.id) from outbox.attempt a where a.class = 'record' \
                     and not exists (select from outbox.dead_letter d where d.id = a.id)";
     assert_eq!(env.one::<i64>(charged).await, 0, "attempts of innocents");
+}
+
+#[tokio::test]
+async fn two_wakes_of_a_topic_in_one_settlement_wake_as_many_rows_as_both_name() {
+    let env = Env::new().await;
+    let token = Uuid::new_v4();
+    env.execute(&format!("insert into outbox.incarnation (token) values ('{token}')")).await;
+    env.execute(
+        "insert into outbox.message (topic) select 't' from generate_series(1, 5);
+         insert into outbox.deferred (id, event_id, topic, created_at, reason, due_at)
+         select id, event_id, topic, created_at, 'retry', 'infinity' from outbox.message",
+    )
+    .await;
+    // As wakes meet when the settlement before them takes long.
+    let mut outcome = Outcome::default();
+    for rows in [1, 2] {
+        outcome.rare.extend(Rare { woken: vec![("t".into(), rows)], ..Rare::default() });
+    }
+    let position = Position { snapshot: "9:9:".to_owned(), high: 5, late: None };
+    let server = Server::new([env.relay_url().as_str()]).expect("a URL");
+    let mut session = server.connect("settle").await.expect("connect");
+    let settlement = Settlement::new(0, 1, token, false, position, true, outcome);
+    settlement.write(&mut session).await.expect("it is written");
+    let due = "select array_agg(id order by id) from outbox.deferred where due_at <= clock_timestamp()";
+    assert_eq!(env.one::<Vec<i64>>(due).await, [1, 2, 3]);
 }

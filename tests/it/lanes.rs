@@ -35,6 +35,39 @@ async fn value(relay: &Relay, name: &str, labels: &[(&str, &str)]) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_lanes_is_counted_once_over_takeovers() {
+    let env = Env::new().await;
+    let relay = impatient(&env).await.start().await;
+    let topics = ["one", "two", "three"].map(|name| env.topic(name));
+    let laned = async |relay: &Relay| {
+        let counted = async || value(relay, "outbox_backlog_messages", &[("state", "laned")]).await == 200.0;
+        eventually(DEADLINE, "two hundred rows wait in lanes", counted).await;
+    };
+    for topic in &topics[..2] {
+        write_many(&env, topic, 1, 0, 1).await;
+        env.expect_lane(topic, "missing").await;
+        write_many(&env, topic, 1, 1, 100).await;
+    }
+    laned(&relay).await;
+    // A lane that opens later tells of what is known by then.
+    write_many(&env, &topics[2], 1, 0, 1).await;
+    env.expect_lane(&topics[2], "missing").await;
+    env.eventually_true("select waiting = 0 from outbox.backlog where topic is null").await;
+    let mut last = relay;
+    for _ in 0..2 {
+        last.kill().await;
+        last = impatient(&env).await.start().await;
+        last.wait_for_log("leading").await;
+        // Each lane is written anew under the new epoch.
+        env.eventually_true(
+            "select count(*) = 3 and min(epoch) = (select epoch from outbox.lease) and min(waiting) = 200 from outbox.open_lane",
+        )
+        .await;
+        laned(&last).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_is_skipped_and_read_in_order_once_it_is_there() {
     let rows = scaled(20_000, 500_000);
     let patience = LONG * scaled(1, 10) as u32;

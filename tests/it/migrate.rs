@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use outbox_relay::store::migrate::{self, Losses, MigrateError, losses, plan};
-use outbox_relay::store::migration::{MIGRATIONS, SchemaFitness, schema_fitness, status};
+use outbox_relay::store::migration::{MIGRATIONS, Migration, SchemaFitness, schema_fitness, status};
 use outbox_relay::store::rebase::{Pending, RebaseError, rebase};
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -182,6 +182,87 @@ async fn down_says_what_is_lost_and_asks() {
     assert!(holds(env.admin(), "select to_regnamespace('outbox') is null").await);
     assert!(matches!(losses(&mut admin).await, Err(MigrateError::Missing)));
     migrate::migrate(&mut admin).await.expect("and up again");
+}
+
+#[tokio::test]
+async fn down_counts_what_waits_in_lanes_and_what_was_late() {
+    let env = copied_outbox(0).await;
+    // Read up to 6 but for 3, which was late, and 6, which waits in a lane that stands at 4; the lane of `b` is closed.
+    env.execute(
+        "update outbox.message set topic = 'a' where id in (2, 6, 8);
+         insert into outbox.ledger (epoch, seq, lane, cause, snapshot, high, as_of, waiting, closed)
+         select 4, own.seq, own.lane, 'missing', main.snapshot, 4, main.as_of, 1, own.closed
+         from outbox.ledger as main, (values (2, 'a', false), (3, 'b', true)) as own (seq, lane, closed)
+         where main.epoch = 4 and main.seq = 1;
+         select setval('outbox.message_id_seq', 10)",
+    )
+    .await;
+    let lost = losses(&mut connect(&env.admin_url()).await).await.expect("losses");
+    assert_eq!(lost, Losses { unread: 6, deferred: 1, dead_letters: 0 });
+    let backlog = "select string_agg(concat_ws(' ', coalesce(topic, '-'), waiting, retrying), ', ' order by topic nulls first) \
+        from outbox.backlog";
+    let found: String = sqlx::query_scalar(backlog).fetch_one(env.admin()).await.expect("backlog");
+    assert_eq!(found, "- 4 0, a 1 0, orders 0 1");
+}
+
+#[tokio::test]
+async fn down_counts_in_a_schema_from_before_the_lanes() {
+    for versions in [3, 4] {
+        let env = Env::builder().unmigrated().start().await;
+        env.execute(include_str!("../../src/store/sql/migration_table.sql")).await;
+        for Migration { version, sql, .. } in &MIGRATIONS[..versions] {
+            env.execute(sql).await;
+            env.execute(&format!("insert into outbox.migration values ({version}, 'x', 'x', '0.1.0')")).await;
+        }
+        env.execute("insert into outbox.message (topic) values ('a'), ('b'), ('c')").await;
+        let lost = losses(&mut connect(&env.admin_url()).await).await.expect("losses");
+        assert_eq!(lost, Losses { unread: 3, deferred: 0, dead_letters: 0 });
+    }
+}
+
+#[tokio::test]
+async fn requests_that_were_open_before_their_rules_changed_are_ended_and_say_why() {
+    let env = Env::builder().unmigrated().start().await;
+    env.execute(include_str!("../../src/store/sql/migration_table.sql")).await;
+    for Migration { version, name, sql } in &MIGRATIONS[..7] {
+        env.execute(sql).await;
+        sqlx::query("insert into outbox.migration values ($1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'), '0.1.0')")
+            .bind(version)
+            .bind(name)
+            .bind(sql)
+            .execute(env.admin())
+            .await
+            .expect("insert");
+    }
+    env.execute(
+        r#"select outbox.requeue('{"topic": null}'), outbox.pause('t'), outbox.pause('t.*'), outbox.set_policy('t.*', '{}'),
+                  outbox.set_rate(null, null);
+           insert into outbox.request (kind, value) values ('rate', '{"rate": 1.5}'), ('rate', '{"rate": 5}')"#,
+    )
+    .await;
+    env.migrate().await;
+    let states: Vec<String> =
+        sqlx::query_scalar("select concat_ws(' ', kind, state, error) from outbox.request order by id")
+            .fetch_all(env.admin())
+            .await
+            .expect("requests");
+    let refused =
+        |kind| format!("{kind} refused asked of an older release, which read it in another way; ask again");
+    let asked = |kind| format!("{kind} asked");
+    assert_eq!(
+        states,
+        [
+            refused("requeue"),
+            asked("pause"),
+            refused("pause"),
+            asked("policy"),
+            asked("rate"),
+            refused("rate"),
+            asked("rate")
+        ]
+    );
+    // Whoever is still asked can be reported on.
+    env.execute("update outbox.request set state = 'running' where state = 'asked'").await;
 }
 
 /// Ten rows of an outbox that was read up to 6, all but row 3, whose transaction was open. Row 5 is deferred. The numbering is

@@ -1,5 +1,8 @@
 //! What operators ask for: dead letters that go again or are given up, topics that stand, rates and policies at run time.
 
+mod by_hand;
+mod cancel;
+mod copies;
 mod letters;
 
 use std::collections::HashSet;
@@ -8,7 +11,9 @@ use outbox_relay::crash_point;
 use sqlx::{Connection, PgConnection};
 
 use crate::support::history::RECOVERY;
-use crate::support::lines::{Line, assert_complete, first_versions, versions, write, write_many};
+use crate::support::lines::{
+    Line, assert_complete, expect_complete, first_versions, versions, write, write_many,
+};
 use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually};
 
 async fn impatient(env: &Env) -> RelayBuilder {
@@ -194,7 +199,8 @@ async fn rates_and_policies_change_at_run_time() {
     assert!(went < 300.0, "others overtake it");
     ask(&env, &format!("outbox.set_rate('{topic}', null)"), "running").await;
     env.eventually_true(&format!("select state = 'done' from outbox.request where id = {rate}")).await;
-    assert_complete(&env.expect_records(&topic, 300).await, 1, 300);
+    // Repeats count for nothing here: with a lease this short a busy machine may take it over from itself.
+    expect_complete(&env, &topic, 1, 300).await;
 
     // The drain of everything together has a pace as well.
     ask(&env, "outbox.set_rate(null, 200, '10 minutes')", "running").await;
@@ -214,30 +220,6 @@ async fn rates_and_policies_change_at_run_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_topic_gets_a_copy_with_the_originals_coordinates() {
-    let env = Env::new().await;
-    let topic = env.create_topic("original", 1, &[("max.message.bytes", "2000")]).await;
-    let graveyard = env.topic("graveyard");
-    let relay =
-        impatient(&env).await.topic(&topic, &format!("dead_letter_topic = '{graveyard}'")).start().await;
-    let ids = write(&env, &[Line::new(&topic, "k", 0).of_bytes(5000), Line::new(&topic, "k", 1)]).await;
-    env.eventually_true("select count(*) = 1 from outbox.dead_letter where copied_at is null").await;
-    // It is missing; the letter is safe, and the key goes on.
-    relay.wait_for_log("copy of a dead letter failed, it is tried again").await;
-    assert_eq!(versions(&env.expect_records(&topic, 1).await)["k"], [1]);
-    env.create_topic("graveyard", 1, &[]).await;
-    let copy = &env.expect_records(&graveyard, 1).await[0];
-    assert_eq!((copy.seq(), copy.key.as_deref()), (ids[0], Some(&b"k"[..])));
-    assert_eq!(copy.payload.as_ref().map(Vec::len), Some(5000));
-    assert_eq!(copy.header("dead-letter-topic"), Some(topic.as_str()));
-    assert_eq!(copy.header("dead-letter-reason"), Some("too_large"));
-    assert_eq!(copy.header("dead-letter-attempts"), Some("2"));
-    assert!(copy.header("dead-letter-error").is_some_and(|error| error.contains("max.message.bytes")));
-    env.eventually_true("select copied_at is not null from outbox.dead_letter").await;
-    assert_eq!(env.read_topic(&graveyard).await.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_may_ask() {
     let env = Env::new().await;
     for (call, reason) in [
@@ -246,16 +228,27 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         (r#"outbox.requeue('{"topics": "x"}')"#, "the filter has unknown fields; there are ids, fingerprint"),
         (r#"outbox.requeue('{"ids": 5}')"#, "ids are no JSON array"),
         (r#"outbox.requeue('{"ids": []}')"#, "ids are between one and ten thousand"),
+        (
+            "outbox.requeue(jsonb_build_object('ids', (select jsonb_agg(n) from generate_series(1, 10001) n)))",
+            "ids are between one and ten thousand",
+        ),
         (r#"outbox.requeue('{"ids": [1, "2"]}')"#, "ids are no JSON array of numbers, each"),
         (r#"outbox.requeue('{"ids": [1.5]}')"#, "ids are no JSON array of numbers, each"),
         // A condition that was ignored would mean all letters.
-        (r#"outbox.discard('{"topic": null}', 'x')"#, "topic is no JSON string"),
+        (
+            r#"outbox.requeue('{"topic": null}')"#,
+            "topic is null, which is no condition; name a value or leave topic out",
+        ),
+        (r#"outbox.discard('{"topic": "x", "ids": null}', 'w')"#, "ids is null, which is no condition"),
+        (r#"outbox.requeue('{"topic": "x", "max": null}')"#, "max is null"),
+        (r#"outbox.requeue('{"dead_from": null}')"#, "dead_from is null"),
+        (r#"outbox.requeue('{"topic": 5}')"#, "topic is no JSON string"),
         (r#"outbox.discard('{"fingerprint": 5}', 'x')"#, "fingerprint is no JSON string"),
         (r#"outbox.discard('{"dead_until": 5}', 'x')"#, "dead_until is no JSON string"),
-        (r#"outbox.requeue('{"topic": "x", "max": "5"}')"#, "max is no whole number"),
-        (r#"outbox.requeue('{"topic": "x", "max": 0}')"#, "max is no whole number"),
-        (r#"outbox.requeue('{"topic": "x", "max": null}')"#, "max is no whole number"),
-        (r#"outbox.requeue('{"key": "x", "key_base64": "eA=="}')"#, "key and key_base64 are two ways"),
+        (r#"outbox.requeue('{"topic": "x", "max": "5"}')"#, "max is no whole number of at least 1"),
+        (r#"outbox.requeue('{"topic": "x", "max": 0.5}')"#, "max is no whole number of at least 1"),
+        (r#"outbox.requeue('{"topic": "x", "max": 0}')"#, "max is no whole number of at least 1"),
+        (r#"outbox.requeue('{"key": "k", "key_base64": "aw=="}')"#, "it names the key twice"),
         (r#"outbox.requeue('{"key_base64": "?"}')"#, "key_base64 is not base64"),
         (r#"outbox.requeue('{"dead_until": "someday"}')"#, "dead_until is no time: 'someday'"),
         ("outbox.pause('orders.*')", "pause needs the name of one topic"),

@@ -71,7 +71,7 @@ table outbox.dead_letter owner outbox_owner
     constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
     CREATE INDEX dead_letter_age_idx ON outbox.dead_letter USING btree (COALESCE(changed_at, dead_at))
     CREATE INDEX dead_letter_cause_idx ON outbox.dead_letter USING btree (fingerprint, id) WHERE (state = 'open'::text)
-    CREATE INDEX dead_letter_copy_idx ON outbox.dead_letter USING btree (id) WHERE ((copy_topic IS NOT NULL) AND (copied_at IS NULL))
+    CREATE INDEX dead_letter_copy_topic_idx ON outbox.dead_letter USING btree (copy_topic, id) WHERE ((copy_topic IS NOT NULL) AND (copied_at IS NULL))
     CREATE INDEX dead_letter_group_idx ON outbox.dead_letter USING btree (fingerprint, dead_at) WHERE (state = 'open'::text)
     CREATE INDEX dead_letter_open_idx ON outbox.dead_letter USING btree (id) WHERE (state = 'open'::text)
     CREATE UNIQUE INDEX dead_letter_pkey ON outbox.dead_letter USING btree (id)
@@ -159,6 +159,7 @@ table outbox.ledger partition by LIST (slot) owner outbox_owner
     cause text
     closed boolean not null default false
     waiting bigint
+    lacking int8multirange
     constraint ledger_check CHECK (((late_snapshot IS NULL) = (late_after IS NULL)))
     constraint ledger_high_check CHECK ((high >= 0))
     constraint ledger_pkey PRIMARY KEY (slot, epoch, seq)
@@ -245,8 +246,6 @@ table outbox.request owner outbox_owner
     error text rights {outbox_relay=w/outbox_owner}
     begun_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
     ended_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
-    planned integer not null default 0 rights {outbox_relay=w/outbox_owner}
-    planned_id bigint not null default 0 rights {outbox_relay=w/outbox_owner}
     constraint request_is_askable CHECK (outbox.is_askable(kind, topic, filter, value, pace))
     constraint request_pkey PRIMARY KEY (id)
     constraint request_state_check CHECK ((state = ANY (ARRAY['asked'::text, 'running'::text, 'done'::text, 'expired'::text, 'refused'::text, 'cancelled'::text])))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::relay::{Entrance, Entrant, Origin, Term};
 use crate::store::clean::{self, Swept};
@@ -173,7 +174,14 @@ impl Sweeps {
             };
             let (settled, is_settled) = oneshot::channel();
             let rows = rows.iter().map(entrant).collect();
-            let sent = self.entrances.send(Entrance { rows, origin: Origin::Found, settled }).await;
+            let entrance = Entrance {
+                rows,
+                origin: Origin::Found,
+                request: None,
+                withdrawn: CancellationToken::new(),
+                settled,
+            };
+            let sent = self.entrances.send(entrance).await;
             // Otherwise the term has ended; the next leader finds them again.
             if sent.is_err() || is_settled.await.is_err() {
                 return Ok(());

@@ -3,14 +3,17 @@
 //! They go through the second producer, one protocol batch each, outside of every order. A letter stays where it is whatever
 //! becomes of its copy; one that fails is tried again later, one that is refused for good is given up.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::{Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::OutboxRow;
 use crate::receipt::Receipt;
-use crate::relay::Decided;
 use crate::relay::batch::Tag;
+use crate::relay::{Decided, Written};
 use crate::verdict::{Failure, Route};
 
 /// Copies on their way.
@@ -20,15 +23,21 @@ pub(super) struct Copies {
     open: usize,
     /// Letters whose copy was confirmed or given up.
     over: Vec<i64>,
-    settled: oneshot::Sender<usize>,
+    failed: oneshot::Sender<HashSet<Arc<str>>>,
+    settled: oneshot::Sender<Written>,
 }
 
 impl Sender<'_> {
     /// Hands them all over at once; there are few.
-    pub(super) fn take_copies(&mut self, rows: Vec<OutboxRow>, settled: oneshot::Sender<usize>) {
+    pub(super) fn take_copies(
+        &mut self,
+        rows: Vec<OutboxRow>,
+        failed: oneshot::Sender<HashSet<Arc<str>>>,
+        settled: oneshot::Sender<Written>,
+    ) {
         self.next_no += 1;
         let no = self.next_no;
-        let mut copies = Copies { no, rows, open: 0, over: Vec::new(), settled };
+        let mut copies = Copies { no, rows, open: 0, over: Vec::new(), failed, settled };
         let now_us = now_us() + self.clock_us;
         for (index, row) in copies.rows.iter().enumerate() {
             if row.is_oversize() {
@@ -80,6 +89,8 @@ impl Sender<'_> {
     fn end_copies(&mut self) {
         let Some(copies) = self.copies.take_if(|copies| copies.open == 0) else { return };
         let mut decided = Decided { settled: Some(copies.settled), ..Decided::default() };
+        let failed = copies.rows.into_iter().filter(|row| !copies.over.contains(&row.id));
+        let _ = copies.failed.send(failed.map(|row| row.topic).collect());
         decided.outcome.rare.copied = copies.over;
         self.extra.push_back(decided);
     }

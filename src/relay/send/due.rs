@@ -196,8 +196,8 @@ impl Sender<'_> {
         due.ready.retain(|ready| *ready != chain);
         let failed = &due.rows[index];
         let (id, topic, key) = (failed.row.id, Arc::clone(&failed.row.topic), failed.row.key.clone());
-        let (was_scheduled, before, tries) =
-            (failed.reason == Reason::Scheduled, failed.attempts, failed.tries);
+        let (was_scheduled, was_passable) = (failed.reason == Reason::Scheduled, failed.passable);
+        let (before, tries) = (failed.attempts, failed.tries);
         let known = self.topics.get(&topic);
         let (limits, passable) = (limits(known), !known.blocks());
         let since_us = failed.first_rejected_us.map_or(0, |at| now_us() + self.clock_us - at);
@@ -250,6 +250,14 @@ impl Sender<'_> {
                 alike,
                 "deferred row failed again"
             );
+        }
+        // The policy was changed while it waited: its key is let go now, or held. Rows behind it count for themselves.
+        if !was_scheduled && passable != was_passable {
+            if passable {
+                self.keys.leave(&topic, key.as_deref());
+            } else {
+                self.keys.wait(&topic, key.as_deref(), 1);
+            }
         }
         // A scheduled row blocked nobody so far; from now on its key waits for it.
         if was_scheduled {

@@ -2,7 +2,7 @@
 
 use super::{DueBatch, Sender};
 use crate::relay::batch::Fate;
-use crate::relay::{Decided, Entrance, Origin};
+use crate::relay::{Decided, Entering, Entrance, Origin};
 use crate::store::deferred::DueRow;
 use crate::store::settle::{Deferral, Reason};
 
@@ -15,6 +15,7 @@ impl Sender<'_> {
         for index in late {
             let DueRow { row, reason, attempts, tries, .. } = &due.rows[index];
             if *reason == Reason::Scheduled {
+                self.topics.get(&row.topic).waiting += 1;
                 self.keys.wait(&row.topic, row.key.as_deref(), 1);
                 self.deferred.send_modify(|rows| {
                     rows.scheduled = rows.scheduled.saturating_sub(1);
@@ -32,23 +33,29 @@ impl Sender<'_> {
         let entering = entrance.rows.len();
         // They enter: nothing leaves with this settlement.
         let mut decided = Decided { settled: Some(entrance.settled), ..Decided::default() };
-        for row in &entrance.rows {
+        decided.outcome.rare.request = entrance.request;
+        for row in entrance.rows {
             let topic = self.topics.get(&row.topic);
             topic.waiting += 1;
-            if topic.blocks() {
+            let passable = !topic.blocks();
+            if !passable {
                 self.keys.wait(&row.topic, row.key.as_deref(), 1);
             }
-            let passable = !topic.blocks();
+            let deferral = Deferral {
+                reason: Reason::Retry,
+                delay_ms: Some(0),
+                class: Some("unaccounted"),
+                error: Some("no settlement accounted for it".to_owned()),
+                passable,
+                ..Deferral::behind(row.id)
+            };
+            decided.entering.push(Entering::of(&deferral, row.topic, row.key));
             match entrance.origin {
-                Origin::Requeued => decided.outcome.rare.requeued.push(row.id),
-                Origin::Found => decided.outcome.deferred.push(Deferral {
-                    reason: Reason::Retry,
-                    delay_ms: Some(0),
-                    class: Some("unaccounted"),
-                    error: Some("no settlement accounted for it".to_owned()),
-                    passable,
-                    ..Deferral::behind(row.id)
-                }),
+                Origin::Requeued => {
+                    decided.outcome.rare.requeued.push(row.id);
+                    decided.outcome.rare.passable.extend(passable.then_some(row.id));
+                }
+                Origin::Found => decided.outcome.deferred.push(deferral),
             }
         }
         self.deferred.send_modify(|rows| rows.waiting += entering as u64);

@@ -37,6 +37,8 @@ impl Sender<'_> {
             (topic.waiting, topic.parked) = (counts.waiting, counts.parked);
         }
         self.count_lost(&inheritance.lost);
+        // Each tells the sum of all lanes. The first one was written last.
+        self.laned = inheritance.lanes.first().map_or(0, |lane| lane.waiting);
         for open in &inheritance.lanes {
             let name: Arc<str> = open.topic.as_str().into();
             let mut lane = Lane::new(Arc::clone(&name), Cause::named(&open.cause), State::Standing);
@@ -44,7 +46,6 @@ impl Sender<'_> {
             lane.as_of = Some(open.resume.as_of.clone());
             // Written anew at once, under our epoch.
             lane.written_at = None;
-            self.laned += open.waiting;
             self.add_lane(lane);
         }
     }
