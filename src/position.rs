@@ -66,6 +66,20 @@ impl Position {
         }
     }
 
+    /// Whether it lies behind the other one, both of one server: its snapshot is older, or it has looked at fewer ids. Snapshots of
+    /// a server are in one order; of two with the same end the older one has more transactions in progress.
+    pub fn is_behind(&self, other: &Position) -> bool {
+        let age = |position: &Position| {
+            let in_progress = position
+                .snapshot
+                .split(':')
+                .nth(2)
+                .map_or(0, |xips| xips.split(',').filter(|x| !x.is_empty()).count());
+            (position.xmax(), std::cmp::Reverse(in_progress))
+        };
+        self.high < other.high || age(self) < age(other)
+    }
+
     /// The first transaction that P has not seen, from its text `xmin:xmax:xip,…`.
     pub fn xmax(&self) -> Option<u64> {
         self.snapshot.split(':').nth(1)?.parse().ok()
@@ -104,6 +118,22 @@ mod tests {
         let paging = at("5:7:5", 100, Some(("9:9:", 60)));
         assert_eq!(paging.after_late_page(80), at("5:7:5", 100, Some(("9:9:", 80))));
         assert_eq!(paging.after_late_page(100), at("9:9:", 100, None));
+    }
+
+    #[test]
+    fn a_position_is_behind_with_an_older_snapshot_or_a_lower_id() {
+        let here = at("5:9:5,7", 100, None);
+        for (other, expected) in [
+            (at("5:9:5,7", 100, None), false),
+            (at("5:9:5,7", 101, None), true),
+            (at("5:10:5,7", 90, None), true),
+            (at("7:9:7", 100, None), true),
+            (at("9:9:", 100, None), true),
+            (at("5:9:5,6,7", 100, None), false),
+            (at("5:8:5,7", 100, None), false),
+        ] {
+            assert_eq!(here.is_behind(&other), expected, "{other:?}");
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(super) struct MainPage {
 #[derive(Debug)]
 pub(super) struct LanePage {
     pub topic: Arc<str>,
-    /// `None`: there is no such lane.
+    /// `None`: there is no such lane, or main is still behind it.
     pub page: Option<Page>,
     /// It stands where main stands.
     pub caught_up: bool,

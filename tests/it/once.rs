@@ -28,6 +28,53 @@ async fn all_decided(env: &Env, topic: &str) {
     env.eventually_true(&sql).await;
 }
 
+/// Main waits for Kafka with its window, an at-most-once lane does not: it gets ahead, in the ledger too. The next leader begins
+/// with main behind the lane, and many late rows keep it there for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_was_ahead_of_main_at_a_takeover_sends_nothing_again() {
+    let env = Env::with_own_kafka().await;
+    let (once, well) = (env.create_topic("once", 1, &[]).await, env.create_topic("well", 1, &[]).await);
+    let slow = env.create_topic("slow", 1, &[]).await;
+    let mut late = env.app().begin().await.expect("begin");
+    let sql = "insert into outbox.message (topic, key, payload) select $1, 'k0', convert_to(to_char(n, 'fm00000000'), 'UTF8') from generate_series(0, 99) n";
+    sqlx::query(sql).bind(&slow).execute(&mut *late).await.expect("insert");
+    let first = relay(&env, &once).await.set("kafka.stall_after", "60s").start().await;
+    write_many(&env, &once, 5, 0, 50).await;
+    write_many(&env, &well, 5, 0, 50).await;
+    env.expect_records(&once, 50).await;
+    env.expect_records(&well, 50).await;
+    all_decided(&env, &once).await;
+    env.expect_lane(&once, "at_most_once").await;
+
+    let server = Arc::clone(&env.kafka().await.server);
+    assert!(server.freeze());
+    for round in 0..5 {
+        write_many(&env, &well, 5, 10 + round * 2, 10).await;
+        write_many(&env, &once, 5, 10 + round * 2, 10).await;
+    }
+    all_decided(&env, &once).await;
+    let main = "select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1";
+    let ahead = format!("select high > ({main}) from outbox.open_lane where topic = '{once}'");
+    assert!(env.one::<bool>(&ahead).await, "the lane is ahead of main");
+    first.kill().await;
+    late.commit().await.expect("commit");
+    assert!(server.thaw());
+
+    let second = relay(&env, &once).await.set("relay.rate", 20).set("relay.page_rows", 5);
+    let second = second.set("relay.window_rows", 10).start().await;
+    second.wait_for_log("leading").await;
+    write_many(&env, &once, 5, 20, 50).await;
+    write_many(&env, &well, 5, 20, 10).await;
+    expect_complete(&env, &well, 5, 22).await;
+    expect_complete(&env, &slow, 1, 100).await;
+    all_decided(&env, &once).await;
+    no_copy(&env.read_topic(&once).await);
+    let read =
+        async |topic: &str| second.metrics().await.value("outbox_read_messages_total", &[("topic", topic)]);
+    eventually(DEADLINE, "the new rows are read", async || read(&once).await >= 50.0).await;
+    assert_eq!(read(&once).await, 50.0, "no row is read again that was settled before");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_is_settled_before_it_is_sent_and_published_afterwards() {
     let env = Env::new().await;

@@ -201,8 +201,11 @@ impl Sender<'_> {
         let Some(lane) = self.lanes[number].as_mut() else { return };
         lane.asked = false;
         lane.caught_up = caught_up;
-        let Some(page) = page else { return };
         let now = Instant::now();
+        let Some(page) = page else {
+            lane.next_ask = now + REST;
+            return;
+        };
         let rows = page.rows.len();
         lane.next_ask = if rows > 0 || page.more { now } else { now + REST };
         if closes {
