@@ -181,7 +181,8 @@ impl Reading {
             std::mem::take(&mut self.opening).into_iter().map(|opening| self.begin_lane(opening)).collect();
         self.main = Place { position: page.next.clone(), as_of: page.as_of.clone() };
         if let Some(last_id) = page.last_id {
-            let ready = (last_id - self.main.position.high).max(0) as u64;
+            // Above a page that ends short only rolled back ids and rows of open transactions are left.
+            let ready = if page.more { (last_id - self.main.position.high).max(0) as u64 } else { 0 };
             self.term.metrics.set_backlog(BacklogState::Ready, ready);
         }
         let more = page.more;

@@ -127,8 +127,14 @@ impl DemoDatabase {
                 break;
             }
         }
-        dropped?;
         let mut connection = connect(&self.server_url).await?;
+        if let Err(error) = dropped {
+            let others = sqlx::query_scalar(include_str!("demo/others.sql")).bind(&self.name);
+            let others: Option<String> =
+                within("see who is connected", others.fetch_one(&mut connection)).await?;
+            let others = others.unwrap_or_else(|| "nobody any more".to_owned());
+            return Err(StoreError::Unusable(format!("{error} (connected: {others})")));
+        }
         for role in ["outbox_owner", "outbox_producer", "outbox_relay", "outbox_reader", "outbox_admin"] {
             if !self.roles_before.iter().any(|before| before == role) {
                 // Refused when another database has begun to use it, or when it was never made. Both are fine.

@@ -283,6 +283,28 @@ async fn many_scheduled_rows_slow_nobody_and_are_no_reason_to_stop_reading() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ids_that_were_rolled_back_are_no_backlog() {
+    let env = Env::new().await;
+    let topic = env.create_topic("backlog", 1, &[]).await;
+    write_many(&env, &topic, 1, 0, 10).await;
+    let relays = [env.start_relay().await, env.start_relay().await];
+    env.expect_records(&topic, 10).await;
+    let mut unlucky = env.app().begin().await.expect("begin");
+    let sql = "insert into outbox.message (topic) select $1 from generate_series(1, 7)";
+    sqlx::query(sql).bind(&topic).execute(&mut *unlucky).await.expect("insert");
+    unlucky.rollback().await.expect("rollback");
+    for relay in relays {
+        // Two samples, or two polls, after the rollback.
+        let sampled =
+            async || relay.metrics().await.value("outbox_database_seconds_count", &[("operation", "sample")]);
+        let before = sampled().await;
+        eventually(DEADLINE, "two more samples", async || sampled().await >= before + 2.0).await;
+        let ready = relay.metrics().await.value("outbox_backlog_messages", &[("state", "ready")]);
+        assert_eq!(ready, 0.0, "exact at zero");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_expired_row_is_not_sent_and_counted() {
     let env = Env::new().await;
     let topic = env.create_topic("expired", 1, &[]).await;

@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod barrier;
+#[path = "../faults/checker/mod.rs"]
+mod checker;
 mod clean;
 mod crash;
 mod delivery;
@@ -19,6 +21,8 @@ mod once;
 mod order;
 mod outage;
 mod plan;
+#[path = "../faults/proxy/mod.rs"]
+mod proxy;
 mod reading;
 mod requests;
 mod schema;
