@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod barrier;
+#[path = "../faults/checker/mod.rs"]
+mod checker;
 mod clean;
 mod crash;
 mod delivery;
