@@ -20,6 +20,8 @@ mod once;
 mod order;
 mod outage;
 mod plan;
+#[path = "../faults/proxy/mod.rs"]
+mod proxy;
 mod reading;
 mod requests;
 mod schema;

@@ -113,6 +113,11 @@ fn removed_records_are_excused_if_a_consumer_that_read_along_had_seen_them() {
     story.history.seen.remove(1);
     story.breaks(&["lost: row 2", "published without record: row 2"]);
 
+    // Only a new topic begins again, and it begins at 0.
+    let mut story = removed();
+    story.history.seen.swap(1, 2);
+    story.breaks(&["unsound history: orders/0@1 was read after a later offset"]);
+
     // One more is missing than was removed.
     let mut story = removed();
     story.history.records.clear();

@@ -87,6 +87,8 @@ fn a_window_that_was_repeated_in_one_fault_excuses_nothing_in_another() {
     let verdict = story.holds();
     assert_eq!(verdict.intervals.len(), 1);
     assert_eq!((&*verdict.intervals[0].faults, verdict.intervals[0].bound), ("killed, between, cut", 2));
+    story.history.faults[1].undone = 3;
+    assert_eq!(story.holds().intervals[0].bound, 5);
 }
 
 #[test]

@@ -120,6 +120,7 @@ fn a_key_in_two_partitions_is_told_once() {
     let mut story = sequence(&[1]);
     story.partition = 1;
     story.deliver(2);
+    story.partition = 0;
     story.deliver(3);
     story.breaks(&["scattered: key a of orders is in partitions 0 and 1"]);
 }
