@@ -66,7 +66,8 @@ pub struct Record {
     pub epoch: Option<i64>,
     /// Of payload and headers without those that the relay adds; compared with [`Row::digest`].
     pub digest: u64,
-    /// When it was appended. Kafka knows that in whole milliseconds.
+    /// When it was appended, which Kafka knows in whole milliseconds: `message.timestamp.type = LogAppendTime`. The
+    /// time that the relay sends is the row's, and the same for every copy.
     pub at: Micros,
 }
 

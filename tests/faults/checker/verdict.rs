@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::history::{Micros, Record, Row, State};
@@ -76,7 +77,7 @@ pub enum Finding {
 macro_rules! kinds {
     ($($name:ident)*) => {
         /// What kind of finding.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[allow(missing_docs, reason = "see Finding")]
         pub enum Kind { $($name),* }
 
@@ -190,7 +191,7 @@ impl fmt::Display for Finding {
 }
 
 /// The columns of the table that a run prints. Rows are committed ones unless said otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counts {
     /// Committed rows.
     pub rows: u64,
@@ -215,7 +216,7 @@ pub struct Counts {
 }
 
 /// Fault intervals that touch each other count as one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Interval {
     /// The faults' names.
     pub faults: String,

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::net::tcp::WriteHalf;
+
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -89,21 +91,27 @@ async fn a_throttled_stream_moves_so_many_bytes_in_a_second() {
     receive(&mut client, 50_000).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_stops_reading_fills_the_senders_buffers() {
-    let (mut server, proxy, mut client) = connected().await;
-    proxy.set(Mode::StopReading).await;
-    // More than any kernel keeps for a sender.
-    let bytes = vec![1; 64 * 1024 * 1024];
-    let (mut read, mut write) = client.split();
+/// More than any kernel keeps for a sender.
+const PLENTY: usize = 64 * 1024 * 1024;
+
+/// Sends until nothing can be written for a while, and returns how much that was.
+async fn send_until_stuck(write: &mut WriteHalf<'_>, bytes: &[u8]) -> usize {
     let mut sent = 0;
-    // The sender is stuck when it can write nothing for this long.
     while let Ok(written) = timeout(Duration::from_millis(300), write.write(&bytes[sent..])).await {
         sent += written.expect("the connection stays");
         assert!(sent < bytes.len(), "nothing stops the sender");
     }
-    // One read may have been under way.
-    assert!(proxy.counts().to_server < 5 + 128 * 1024, "{:?}", proxy.counts());
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_reading_fills_the_senders_buffers() {
+    let (mut server, proxy, mut client) = connected().await;
+    proxy.set(Mode::StopReading).await;
+    let bytes = vec![1; PLENTY];
+    let (mut read, mut write) = client.split();
+    let sent = send_until_stuck(&mut write, &bytes).await;
+    assert_eq!(proxy.counts().to_server, 5);
     // All of it is there when it goes on.
     proxy.set(Mode::Pass).await;
     let mut back = vec![0; bytes.len()];
@@ -111,6 +119,16 @@ async fn who_stops_reading_fills_the_senders_buffers() {
         within(async { tokio::join!(write.write_all(&bytes[sent..]), read.read_exact(&mut back)) }).await;
     assert!(rest.is_ok() && all.is_ok() && back == bytes);
     server.received(bytes.len()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_keeps_so_much_and_no_more() {
+    let (_server, proxy, mut client) = connected().await;
+    proxy.set_direction(Direction::ToServer, Mode::Delay(HOUR)).await;
+    let sent = send_until_stuck(&mut client.split().1, &vec![1; PLENTY]).await;
+    // More than the kernel's buffers, which a delay must not depend on.
+    assert!(sent > 8 * 1024 * 1024, "{sent}");
+    assert_eq!(proxy.counts().to_server, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
