@@ -68,17 +68,9 @@ async fn carry(
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
     let requests = Pump::new(Direction::ToServer, rule.clone(), shared).run(from_client, to_server);
     let responses = Pump::new(Direction::ToClient, rule.clone(), shared).run(from_server, to_client);
-    let mut told = rule.clone();
-    tokio::select! {
-        // What has been told comes before what could still flow.
-        biased;
-        rule = told.wait_for(|rule| rule.end().is_some()) => {
-            rule.ok().and_then(|rule| rule.end()).unwrap_or(End::Reset)
-        }
-        flowed = async { tokio::try_join!(requests, responses) } => match flowed {
-            Ok(_) => End::Closed,
-            Err(end) => end,
-        },
+    match tokio::try_join!(requests, responses) {
+        Ok(_) => End::Closed,
+        Err(end) => end,
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Mode {
     Delay(Duration),
     /// So many bytes pass in a second, for each connection and direction. Has a direction.
     Throttle(u64),
-    /// Connections stay open and nothing is read from them, so that the sender's buffers fill. Has a direction.
+    /// Connections stay open and nothing passes or is read, so that the sender's buffers fill. Has a direction.
     StopReading,
     /// Nobody listens: new connections are refused. Present ones pass.
     Refuse,

@@ -59,7 +59,11 @@ impl<'a> Pump<'a> {
     pub async fn run(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
         let mut buffer = vec![0; CHUNK];
         loop {
-            let mode = self.rule.borrow_and_update().of(self.direction);
+            let rule = *self.rule.borrow_and_update();
+            let mode = rule.of(self.direction);
+            if let Some(end) = rule.end() {
+                return Err(end);
+            }
             if self.is_torn && mode != Mode::SwallowResponses {
                 return Err(End::Reset);
             }
@@ -69,11 +73,11 @@ impl<'a> Pump<'a> {
             if self.kept.is_empty() && self.is_over {
                 return to.shutdown().await.map_err(|_| End::Reset);
             }
-            let reads =
-                mode != Mode::StopReading && self.kept_bytes < KEPT_MAX && !self.is_over && !self.is_last;
-            let due = self.kept.front().map(|(read, _)| self.due(mode, *read));
+            let stands = mode == Mode::StopReading;
+            let reads = !stands && self.kept_bytes < KEPT_MAX && !self.is_over && !self.is_last;
+            let due = self.kept.front().filter(|_| !stands).map(|(read, _)| self.due(mode, *read));
             tokio::select! {
-                // A rule counts for every byte that is sent after it was set; and what is due goes before more comes.
+                // What is due goes before more comes.
                 biased;
                 changed = self.rule.changed() => changed.map_err(|_| End::Reset)?,
                 bytes = write(&self.kept, self.written, due, step(mode), &mut to), if due.is_some() => {
@@ -81,7 +85,9 @@ impl<'a> Pump<'a> {
                 }
                 bytes = from.read(&mut buffer), if reads => match bytes {
                     Ok(0) => self.is_over = true,
-                    Ok(bytes) => self.take(mode, &buffer[..bytes])?,
+                    // A rule counts for every byte that is sent after it was set: asked again, as it may have been set
+                    // since this loop began.
+                    Ok(bytes) => self.take(&buffer[..bytes])?,
                     Err(_) => return Err(End::Reset),
                 },
             }
@@ -97,7 +103,8 @@ impl<'a> Pump<'a> {
         }
     }
 
-    fn take(&mut self, mode: Mode, bytes: &[u8]) -> Result<(), End> {
+    fn take(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let mode = self.rule.borrow().of(self.direction);
         match (self.direction, mode) {
             (Direction::ToClient, Mode::SwallowResponses) => {
                 self.is_torn = true;

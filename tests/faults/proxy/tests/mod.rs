@@ -55,13 +55,16 @@ impl Echo {
     /// Waits until so many bytes have arrived, over all connections; nobody leaves meanwhile.
     async fn received(&mut self, bytes: usize) {
         let mut sum = 0;
-        while sum < bytes {
-            match self.next().await {
-                Event::Received(bytes) => sum += bytes,
-                Event::Accepted => {}
-                event => panic!("{event:?} after {sum} of {bytes} bytes"),
+        let arrive = async {
+            while sum < bytes {
+                match self.next().await {
+                    Event::Received(bytes) => sum += bytes,
+                    Event::Accepted => {}
+                    event => panic!("{event:?} after {sum} of {bytes} bytes"),
+                }
             }
-        }
+        };
+        within(arrive).await;
         assert_eq!(sum, bytes);
     }
 }
