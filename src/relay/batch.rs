@@ -133,7 +133,8 @@ impl Batch {
     }
 }
 
-/// Deferred rows on their way, key by key: one in flight per key, and the next only after its confirm.
+/// Deferred rows on their way, key by key: what failed before goes alone, and the next only after its confirm; what merely waited
+/// goes together.
 #[derive(Debug)]
 pub(super) struct DueBatch {
     pub no: u64,
@@ -146,6 +147,14 @@ pub(super) struct DueBatch {
     /// The chain of each row.
     pub chain_of: Vec<usize>,
     pub in_flight: usize,
+    /// Rows that went with others, through the main producer.
+    pub together: Vec<bool>,
+    /// How many of these are in flight, of each chain.
+    pub flying: Vec<usize>,
+    /// Chains of which one has failed in company.
+    pub has_failed: Vec<bool>,
+    /// When the last of these was offered.
+    pub offered_at: std::time::Instant,
     /// Attempts that failed.
     pub attempts: Vec<Attempt>,
     pub settled: Option<tokio::sync::oneshot::Sender<Written>>,
@@ -180,6 +189,10 @@ impl DueBatch {
             no: 0,
             fates: rows.iter().map(|_| Fate::Waiting).collect(),
             ready: (0..chains.len()).rev().collect(),
+            together: vec![false; rows.len()],
+            flying: vec![0; chains.len()],
+            has_failed: vec![false; chains.len()],
+            offered_at: std::time::Instant::now(),
             chains,
             chain_of,
             rows,
@@ -187,6 +200,18 @@ impl DueBatch {
             attempts: Vec::new(),
             settled: Some(settled),
         }
+    }
+
+    /// Nothing of the chain is offered any more; what was not stays deferred as it is.
+    pub fn end_chain(&mut self, chain: usize) {
+        self.chains[chain].clear();
+        self.ready.retain(|ready| *ready != chain);
+    }
+
+    /// Rows that went with others and have no report.
+    pub fn together_in_flight(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.rows.len())
+            .filter(|index| self.together[*index] && matches!(self.fates[*index], Fate::InFlight))
     }
 
     /// Nothing is in flight and nothing may be offered.

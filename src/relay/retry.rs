@@ -44,6 +44,7 @@ pub(super) async fn retry(
         followers: FOLLOWERS,
         max_row_bytes: i32::try_from(term.config.max_row_bytes).unwrap_or(i32::MAX),
         bytes: term.config.page_bytes as i64,
+        rows: (term.config.window_rows / 2).max(1) as i64,
     };
     let mut session = None;
     let mut pause = LOOK_EVERY;

@@ -10,6 +10,7 @@
 //! a partition goes before all others, until its confirm (`gates`): a broker takes any sequence number for a
 //! producer's first, so a second one in flight could pass it.
 
+mod behind;
 mod circuit;
 mod copies;
 mod decided;
@@ -72,6 +73,9 @@ pub(super) struct Sender<'a> {
     /// The main producer has to give way to one with smaller batches, once its last report is in.
     swap_wanted: bool,
     due: Option<DueBatch>,
+    /// Due rows came back from the main producer; and some of them are innocents of its end.
+    together_returned: bool,
+    together_innocent: bool,
     /// Decided without a batch, and not yet on its way to the settlement.
     extra: VecDeque<Decided>,
     /// Lanes by their number; a closed one leaves a gap.
@@ -146,6 +150,8 @@ impl<'a> Sender<'a> {
             give_up_main: false,
             swap_wanted: false,
             due: None,
+            together_returned: false,
+            together_innocent: false,
             extra: VecDeque::new(),
             lanes: Vec::new(),
             orders,
@@ -277,8 +283,10 @@ impl<'a> Sender<'a> {
     }
 
     fn has_room(&self) -> bool {
+        let beside = self.due.as_ref().map_or(0, |due| due.in_flight);
         self.rows == 0
-            || (self.rows < self.term.config.window_rows && self.bytes < self.term.config.window_bytes)
+            || (self.rows + beside < self.term.config.window_rows
+                && self.bytes < self.term.config.window_bytes)
     }
 
     /// Nothing stands between the next row and the main producer.

@@ -38,6 +38,9 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// A row that was woken to find out, and has not, is given up after so long.
 const PROBE_LOST: Duration = Duration::from_secs(20);
 
+/// For so long after a batch was refused, rows that waited go one by one: its settings, and the culprits, are known by then.
+const APART: Duration = Duration::from_secs(10);
+
 /// A question is not repeated before its last answer, or the lack of one, is this old.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,8 @@ pub(super) struct Topic {
     asking: bool,
     /// It refused our smallest batches, although nobody told us its limit.
     pub narrow: bool,
+    /// When a batch of it was refused for a row's fault last: company is dangerous for a while.
+    pub refused_at: Option<Instant>,
     pub gates: Gates,
     pub policy: Policy,
     /// The number of its lane.
@@ -196,6 +201,7 @@ impl KnownTopics {
             told_at: None,
             asking: false,
             narrow: false,
+            refused_at: None,
             gates: Gates::default(),
             policy: self.policies.of(name),
             lane: None,
@@ -334,6 +340,18 @@ impl KnownTopics {
         {
             topic.standing = Standing::Unknown;
         }
+    }
+
+    /// A batch was refused for the fault of one of its rows.
+    pub fn refused_company(&mut self, name: &Arc<str>) {
+        self.get(name).refused_at = Some(Instant::now());
+        self.doubt(name);
+    }
+
+    /// Whether rows of the topic may share batches, as far as is known.
+    pub fn bears_company(&mut self, name: &Arc<str>) -> bool {
+        let topic = self.get(name);
+        !topic.narrow && topic.refused_at.is_none_or(|at| at.elapsed() >= APART)
     }
 
     /// Asks about the topic, unless a question was answered just now. Returns whether one is on its way.

@@ -64,6 +64,8 @@ pub struct DueLimits {
     pub max_row_bytes: i32,
     /// Bytes of all rows; the row that crosses the line still comes.
     pub bytes: i64,
+    /// Rows of all: what a crash would repeat.
+    pub rows: i64,
 }
 
 /// Reads due rows and what waits behind each, in order of id. Nothing that was due before `since_us` is looked at.
@@ -74,7 +76,8 @@ pub async fn due(session: &mut Session, limits: &DueLimits, since_us: i64) -> Re
         .bind(limits.followers)
         .bind(limits.max_row_bytes)
         .bind(limits.bytes)
-        .bind(since_us);
+        .bind(since_us)
+        .bind(limits.rows);
     session
         .within("read due rows", async |connection| {
             let mut page = DuePage { rows: Vec::new(), dealt_with_us: since_us, clock_us: since_us };

@@ -1,14 +1,18 @@
 //! Rows that fail by their own fault: how often they are tried, when they die, and who waits for them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use outbox_relay::servers::{KafkaOptions, free_port};
+
+use crate::proxy::{Mode, Proxy};
 use outbox_relay::position::Position;
 use outbox_relay::store::Server;
 use outbox_relay::store::settle::{Outcome, Rare, Settlement};
 use uuid::Uuid;
 
 use crate::support::lines::{Line, assert_complete, first_versions, versions, write, write_many};
-use crate::support::{DEADLINE, Env, RelayBuilder, eventually};
+use crate::support::{DEADLINE, Env, Kafka, RelayBuilder, eventually};
 
 /// A relay that gives up quickly, and whose errors are part of what is shown.
 async fn impatient(env: &Env) -> RelayBuilder {
@@ -139,6 +143,30 @@ async fn ten_thousand_rows_that_are_due_at_once_leave_in_order_and_others_go_on(
     env.eventually_true("select count(*) = 0 from outbox.deferred").await;
     assert_eq!(env.read_topic(&topic).await.len(), 10_000, "no record twice");
     assert_eq!(relay.metrics().await.value("outbox_producer_replaced_total", &[]), 0.0);
+}
+
+/// One by one, with 40 ms for each round trip, they would take two minutes; a service that writes more than 25 rows a second of
+/// one key would never be caught up with.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_behind_a_row_goes_on_together_once_that_is_through() {
+    let port = free_port().expect("a free port");
+    let env = Env::builder().kafka(KafkaOptions { proxy: Some(port), ..Kafka::options() }).start().await;
+    let broker = SocketAddr::from(([127, 0, 0, 1], env.kafka().await.server.proxied_port()));
+    let far = Proxy::start_on(port, broker).await.expect("the port is free");
+    let topic = narrow(&env, "busy").await;
+    let relay = impatient(&env).await.set("retry.attempts", 1_000_000);
+    let _relay = relay.env("KAFKA_BROKERS", format!("127.0.0.1:{port}")).start().await;
+    let line = |version: i64| {
+        let bytes = if version == 0 { 5000 } else { 100 };
+        Line::new(&topic, "k", version).of_bytes(bytes)
+    };
+    write(&env, &(0..3000).map(line).collect::<Vec<_>>()).await;
+    env.eventually_true("select count(*) = 3000 from outbox.deferred").await;
+    far.set(Mode::Delay(Duration::from_millis(20))).await;
+    env.alter_topic(&topic, &[]).await;
+    assert_complete(&env.expect_records(&topic, 3000).await, 1, 3000);
+    env.eventually_true("select count(*) = 0 from outbox.deferred").await;
+    assert_eq!(env.read_topic(&topic).await.len(), 3000, "no record twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,7 +124,8 @@ fn nothing_is_left_lying_about() {
         nowhere(files, &["unsafe {"], "no unsafe code", unsafe_file);
     }
     let why = "a test waits for an event with a deadline (support::wait)";
-    nowhere(&tests, &["sleep("], why, here);
+    // The fault harness holds faults for a time, and looks at what is broken meanwhile; its proxy makes bytes late.
+    nowhere(&tests, &["sleep("], why, |path| here(path) || path.starts_with("tests/faults/"));
 }
 
 #[test]

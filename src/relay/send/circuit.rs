@@ -90,7 +90,7 @@ impl Sender<'_> {
         self.topics.nothing_goes = self.outstanding > 0 && silent >= self.term.stall_after / 2;
         if weather.throttled {
             // Whatever waits, waits for the quota: no topic stalls by itself.
-            self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+            self.nothing_is_late(now);
         } else if self.topics.nothing_goes && weather.connected {
             self.suspect_topics(silent);
         }
@@ -105,7 +105,7 @@ impl Sender<'_> {
             ),
             Some(Change::Closed(after)) => {
                 // What waited through the outage has not stalled by itself.
-                self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+                self.nothing_is_late(now);
                 let after = humantime::format_duration(Duration::from_secs(after.as_secs()));
                 tracing::info!(%after, "kafka makes progress again, the circuit is closed");
             }
@@ -135,25 +135,32 @@ impl Sender<'_> {
     fn topics_in_flight(&self) -> BTreeSet<Arc<str>> {
         let rows = self.window.iter().flat_map(|batch| batch.rows.iter().zip(&batch.fates));
         let in_flight = rows.filter(|(_, fate)| matches!(fate, Fate::InFlight));
-        in_flight.map(|(row, _)| Arc::clone(&row.topic)).collect()
+        let in_flight: BTreeSet<Arc<str>> = in_flight.map(|(row, _)| Arc::clone(&row.topic)).collect();
+        &in_flight | &self.topics_together()
+    }
+
+    /// What has been on its way for long has not stalled by itself.
+    pub(super) fn nothing_is_late(&mut self, now: Instant) {
+        self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+        self.due.iter_mut().for_each(|due| due.offered_at = now);
     }
 
     /// Whether rows of this topic are with the main producer.
     pub(super) fn has_in_flight(&self, topic: &Arc<str>) -> bool {
         let mut rows = self.window.iter().flat_map(|batch| batch.rows.iter().zip(&batch.fates));
         rows.any(|(row, fate)| row.topic == *topic && matches!(fate, Fate::InFlight))
+            || self.topics_together().contains(topic)
     }
 
     /// Topics whose rows have been in flight for longer than a stall takes, while others are confirmed: they get lanes, and
     /// the spare takes the others' rows, in order.
     fn cut_loose_stalled(&mut self, now: Instant) {
         let oldest = self.window.iter().find(|batch| batch.open > 0);
-        let Some(batch) = oldest.filter(|b| now.duration_since(b.offered_at) >= self.term.stall_after) else {
-            return;
-        };
-        let stalled = batch.rows.iter().zip(&batch.fates).filter(|(_, fate)| matches!(fate, Fate::InFlight));
+        let stalled = oldest.filter(|batch| now.duration_since(batch.offered_at) >= self.term.stall_after);
+        let stalled = stalled.iter().flat_map(|batch| batch.rows.iter().zip(&batch.fates));
+        let stalled = stalled.filter(|(_, fate)| matches!(fate, Fate::InFlight));
         let stalled: BTreeSet<Arc<str>> = stalled.map(|(row, _)| Arc::clone(&row.topic)).collect();
-        self.cut_loose(&stalled);
+        self.cut_loose(&(&stalled | &self.topics_together_for(self.term.stall_after, now)));
     }
 
     fn cut_loose(&mut self, stalled: &BTreeSet<Arc<str>>) {

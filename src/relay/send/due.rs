@@ -1,10 +1,11 @@
-//! The sender's second route: due rows, each alone, one in flight per key.
+//! The sender's second route: due rows, each alone, one in flight per key. What only waited behind such a row goes on together
+//! once that is through (`behind`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::put_off::{EXPIRED, limits, standing};
-use super::{Sender, now_us};
+use super::{Offer, Sender, now_us};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::{Fitness, judge};
 use crate::metrics::KafkaErrorClass;
@@ -105,6 +106,22 @@ impl Sender<'_> {
                 self.due_failed(index, Refusal { failure, class: failure.class(), text }, true);
                 continue;
             }
+            if self.may_go_together(index, &facts) {
+                match self.hand_over_together(index, &facts, now_us) {
+                    Offer::Done => continue,
+                    Offer::NotNow => {
+                        self.due_waits = true;
+                        return Ok(());
+                    }
+                }
+            }
+            let due = self.due.as_mut().expect("only a batch has ready chains");
+            if due.flying[chain] > 0 {
+                // Its turn comes with the last confirm of those before it.
+                due.ready.pop();
+                continue;
+            }
+            let row = &due.rows[index].row;
             let opaque = Tag { route: Route::Alone, no: due.no, index }.encode();
             match self.publisher.hand_over(Route::Alone, row, &self.term.stamp, now_us, opaque) {
                 Ok(()) => {
@@ -141,9 +158,10 @@ impl Sender<'_> {
         self.term.metrics.kafka_error(KafkaErrorClass::Fatal);
         self.forget_copies();
         let Some(due) = self.due.as_mut() else { return Ok(()) };
-        due.in_flight = 0;
-        let lost = due.fates.iter().enumerate().filter(|(_, fate)| matches!(fate, Fate::InFlight));
+        let lost = due.fates.iter().enumerate();
+        let lost = lost.filter(|(index, fate)| matches!(fate, Fate::InFlight) && !due.together[*index]);
         let lost: Vec<usize> = lost.map(|(index, _)| index).collect();
+        due.in_flight -= lost.len();
         tracing::warn!(put_off = lost.len(), "second kafka producer replaced, what it had is put off");
         for index in lost {
             let text = "no report before the producer ended".to_owned();
@@ -172,7 +190,7 @@ impl Sender<'_> {
     }
 
     /// Kafka or librdkafka did not take a row that went alone, which also tells something about its topic.
-    fn due_refused(&mut self, index: usize, refusal: Refusal) {
+    pub(super) fn due_refused(&mut self, index: usize, refusal: Refusal) {
         let Some(due) = &self.due else { return };
         let topic = Arc::clone(&due.rows[index].row.topic);
         self.count_refusal(&topic, &refusal);
@@ -191,9 +209,7 @@ impl Sender<'_> {
     /// A due row failed, if it was `tried` by an attempt: it is put off again or dies, and what waits behind it stays where it is.
     fn due_failed(&mut self, index: usize, refusal: Refusal, tried: bool) {
         let Some(due) = self.due.as_mut() else { return };
-        let chain = due.chain_of[index];
-        due.chains[chain].clear();
-        due.ready.retain(|ready| *ready != chain);
+        due.end_chain(due.chain_of[index]);
         let failed = &due.rows[index];
         let (id, topic, key) = (failed.row.id, Arc::clone(&failed.row.topic), failed.row.key.clone());
         let (was_scheduled, was_passable) = (failed.reason == Reason::Scheduled, failed.passable);

@@ -59,7 +59,7 @@ impl Sender<'_> {
         let now_us = now_us() + self.clock_us;
         let mut confirmed = false;
         if !reports.is_empty() {
-            self.awaits_report = false;
+            (self.awaits_report, self.due_waits) = (false, false);
         }
         let now = Instant::now();
         for report in reports.drain(..) {
@@ -84,9 +84,16 @@ impl Sender<'_> {
                 }
             }
             self.outstanding -= 1;
+            let result = match self.take_together_report(tag, report.result, now, now_us) {
+                Ok(is_confirmed) => {
+                    confirmed |= is_confirmed;
+                    continue;
+                }
+                Err(result) => result,
+            };
             let at = self.batch_at(tag.no);
             let batch = &mut self.window[at];
-            match report.result {
+            match result {
                 Ok(receipt) => {
                     confirmed = true;
                     let row = &batch.rows[tag.index];
@@ -115,7 +122,9 @@ impl Sender<'_> {
         let is_innocent = |r: &Returned| {
             decide(r.refusal.failure, Route::Main, History::default(), ENDLESS) == Verdict::SendAgain
         };
-        if !self.returned.is_empty() && (self.publisher.is_dead() || self.returned.iter().any(is_innocent)) {
+        let some_returned = !self.returned.is_empty() || self.together_returned;
+        let innocents = self.together_innocent || self.returned.iter().any(is_innocent);
+        if some_returned && (self.publisher.is_dead() || innocents) {
             self.dead_since.get_or_insert_with(Instant::now);
         }
         if self.give_up_main {
@@ -134,7 +143,8 @@ impl Sender<'_> {
         if self.swap_wanted && self.outstanding == 0 {
             return self.replace_main();
         }
-        if !self.returned.is_empty() {
+        if some_returned {
+            self.together_returned = false;
             let mut returned = std::mem::take(&mut self.returned);
             returned.sort_unstable_by_key(|r| (r.no, r.index));
             for row in returned {
@@ -180,7 +190,7 @@ impl Sender<'_> {
                     );
                 }
                 // A limit that was lowered behind our back would refuse batch after batch.
-                self.topics.doubt(&topic);
+                self.topics.refused_company(&topic);
                 self.put_off(at, index, Reason::Retry, Some(0), Some(suspect()), false);
             }
             _ => self.put_off_sick(at, index, *refusal),
@@ -209,6 +219,7 @@ impl Sender<'_> {
     /// The main producer is dead (or has to give way): judge what it left, then send the innocents again, in order,
     /// through the spare. What never got a report may have been written: it goes again, and is counted.
     fn replace_main(&mut self) -> Result<(), TermEnd> {
+        self.forget_together();
         let mut returned = std::mem::take(&mut self.returned);
         for batch in &mut self.window {
             for (index, fate) in batch.fates.iter_mut().enumerate() {
@@ -252,7 +263,7 @@ impl Sender<'_> {
         self.give_up_main = false;
         self.swap_wanted = false;
         let now = Instant::now();
-        self.window.iter_mut().for_each(|batch| batch.offered_at = now);
+        self.nothing_is_late(now);
         self.circuit.moves(now);
         self.term.metrics.producer_replaced.inc();
         self.awaits_report = false;

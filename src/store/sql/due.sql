@@ -1,5 +1,5 @@
 -- Deferred rows whose time has come, and the rows of their keys that wait behind them.
--- $1 rows that are due at most, $2 followers a key, $3 rows above this come without payload, $4 bytes, $5 nothing that was
+-- $1 rows that are due at most, $2 followers a key, $3 rows above this come without payload, $4 bytes and $6 rows, $5 nothing that was
 -- due before this time (microseconds since 1970) is left. First row: facts (how many were due, up to when, the clock).
 -- A row that is due while an earlier row of its key waits comes with "waits": it is to be put behind that one. Followers end
 -- before one with a time of its own (a late row took its place at the head). Cut by id, so each key keeps a beginning.
@@ -31,7 +31,7 @@ with due as materialized (
      where not u.waits and not f.ended
 ), page as materialized (
     -- Numbers only: full rows would be sorted just to be left behind.
-    select s.id, sum(s.bytes) over (order by s.id) - s.bytes as before
+    select s.id, sum(s.bytes) over (order by s.id) - s.bytes as before, row_number() over (order by s.id) as nth
       from (select p.id, d.bytes
               from picked p
                    cross join lateral (
@@ -44,7 +44,7 @@ select null::bigint as id, null::uuid as event_id, null::text as topic, null::by
        (select max(u.due_at) from due u) as deliver_after, null::timestamptz as expires_at, null::text as reason,
        (select count(*)::integer from due u) as attempts,
        -- How many of those that are due the limit of bytes has cut.
-       (select count(*)::integer from due u join page p on p.id = u.id where p.before >= $4) as tries,
+       (select count(*)::integer from due u join page p on p.id = u.id where p.before >= $4 or p.nth > $6) as tries,
        null::timestamptz as first_rejected_at, null::boolean as passable, null::boolean as waits
 union all
 (select d.id, d.event_id, d.topic, d.key, case when octet_length(d.payload) <= $3 then d.payload end,
@@ -53,5 +53,5 @@ union all
    from page p
         cross join lateral (select w.* from outbox.deferred w where w.id = p.id offset 0) d
         left join due u on u.id = p.id
-  where p.before < $4
+  where p.before < $4 and p.nth <= $6
   order by d.id)

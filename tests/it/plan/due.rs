@@ -28,7 +28,8 @@ async fn looking_for_due_rows_stays_cheap_after_many_came_and_went_under_a_held_
     quiet.execute("vacuum outbox.deferred").await;
     let server = Server::new([quiet.url_as("relay_login").as_str()]).expect("the URL is well formed");
     let mut session = server.connect("retry").await.expect("the server answers");
-    let limits = DueLimits { heads: 500, followers: 1000, max_row_bytes: 1 << 20, bytes: 8 << 20 };
+    let limits =
+        DueLimits { heads: 500, followers: 1000, max_row_bytes: 1 << 20, bytes: 8 << 20, rows: 25_000 };
     let page = deferred::due(&mut session, &limits, 0).await.expect("the server answers");
     assert_eq!(page.rows.len(), 0);
     // One that came later, and one behind it.
@@ -52,9 +53,10 @@ async fn cost_of_due(quiet: &Quiet, since: i64) -> Cost {
     let settings: String =
         SETTINGS[..4].iter().map(|(name, value)| format!("set {name} = {value};")).collect();
     let due = include_str!("../../../src/store/sql/due.sql");
-    let prepare = format!("{settings} prepare due (bigint, bigint, integer, bigint, bigint) as {due}");
+    let prepare =
+        format!("{settings} prepare due (bigint, bigint, integer, bigint, bigint, bigint) as {due}");
     raw_sql(&prepare).execute(&mut explaining).await.expect("the statement prepares");
-    let call = format!("due(500, 1000, 1048576, 8388608, {since})");
+    let call = format!("due(500, 1000, 1048576, 8388608, {since}, 25000)");
     // The first execution plans, and reads the catalog.
     explain(&mut explaining, &call).await;
     explain(&mut explaining, &call).await
