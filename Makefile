@@ -37,6 +37,15 @@ test: setup kafka ## all tests, on real Postgres and real Kafka
 	@cargo test --no-run $(CARGO_FLAGS)
 	@cargo test --locked
 
+.PHONY: faults
+faults: setup kafka ## breaks everything once, reads every topic back and judges: ten minutes
+	@cargo test $(CARGO_FLAGS) --test faults -- --seed $(or $(SEED),1)
+
+SOAK ?= 1h
+.PHONY: soak
+soak: setup kafka ## the same in random order, with more messages, for SOAK=1h
+	@cargo test $(CARGO_FLAGS) --test faults -- --soak $(SOAK) $(if $(SEED),--seed $(SEED))
+
 .PHONY: scale
 scale: setup kafka ## the tests about many rows, with up to a million: a quarter of an hour, by hand
 	@OUTBOX_RELAY_TEST_SCALE=full cargo test $(CARGO_FLAGS) --test it -- --nocapture --test-threads 1 \

@@ -1,0 +1,156 @@
+//! The servers of a run: one Postgres and three brokers for all scenarios, each behind a proxy of ours.
+//!
+//! The relays see the proxies only; the harness itself goes past them, so that it can look while everything is broken.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use outbox_relay::servers::{KafkaOptions, PostgresOptions, PrivateKafka, free_port};
+
+use crate::proxy::{Mode, Proxy};
+use crate::support::{Kafka, Postgres, blocking};
+
+/// Replicas of a topic, and how many of them have to confirm.
+pub const REPLICAS: i32 = 3;
+
+/// What all scenarios share.
+pub struct Cluster {
+    pub postgres: Arc<Postgres>,
+    /// Broker 1, which is the controller as well, and the clients of the harness.
+    pub kafka: Arc<Kafka>,
+    /// Brokers 2 and 3.
+    pub others: [Arc<PrivateKafka>; 2],
+    /// One before each broker.
+    pub kafka_proxies: Vec<Proxy>,
+    bootstrap: String,
+}
+
+impl Cluster {
+    pub async fn start() -> Cluster {
+        let ports: Vec<u16> = (0..3).map(|_| free_port().expect("a free port")).collect();
+        let options = |node: u32| KafkaOptions {
+            node,
+            proxy: Some(ports[node as usize - 1]),
+            heap: "400m".to_owned(),
+            // A topic without its only replica is one scenario's business; the others survive a broker.
+            properties: [("replica.lag.time.max.ms", "3000"), ("unclean.leader.election.enable", "false")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            ..Kafka::options()
+        };
+        let postgres = Postgres::start(Cluster::postgres_options());
+        let (postgres, kafka) = tokio::join!(postgres, Kafka::start(options(1)));
+        let (second, third) = tokio::join!(kafka.join_with(options(2)), kafka.join_with(options(3)));
+        let mut kafka_proxies = Vec::new();
+        for (broker, port) in [&kafka.server, &second, &third].into_iter().zip(&ports) {
+            kafka_proxies
+                .push(Proxy::start_on(*port, local(broker.proxied_port())).await.expect("the port is free"));
+        }
+        let bootstrap = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        Cluster { postgres, kafka, others: [second, third], kafka_proxies, bootstrap }
+    }
+
+    /// Those of a Postgres that a standby may follow.
+    pub fn postgres_options() -> PostgresOptions {
+        let settings = [("max_prepared_transactions", "10"), ("wal_keep_size", "512MB")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        PostgresOptions { settings, ..PostgresOptions::default() }
+    }
+
+    /// The brokers as relays know them.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Broker 1, 2 or 3.
+    pub fn broker(&self, node: usize) -> Arc<PrivateKafka> {
+        match node {
+            1 => Arc::clone(&self.kafka.server),
+            other => Arc::clone(&self.others[other - 2]),
+        }
+    }
+
+    /// SIGKILL.
+    pub async fn kill_broker(&self, node: usize) {
+        let broker = self.broker(node);
+        tokio::task::spawn_blocking(move || broker.kill()).await.expect("killing does not panic");
+    }
+
+    pub async fn stop_broker(&self, node: usize) {
+        let broker = self.broker(node);
+        blocking(move || broker.stop()).await;
+    }
+
+    pub async fn start_broker(&self, node: usize) {
+        let broker = self.broker(node);
+        blocking(move || broker.start_again()).await;
+    }
+
+    /// Waits until all replicas of these topics are in sync.
+    pub async fn in_sync(&self, topics: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for topic in topics {
+            let (brokers, topic) = (self.kafka.server.brokers(), (*topic).to_owned());
+            let is_whole = move || {
+                let consumer: BaseConsumer =
+                    ClientConfig::new().set("bootstrap.servers", &brokers).create()?;
+                while Instant::now() < deadline {
+                    let metadata = consumer.fetch_metadata(Some(&topic), Duration::from_secs(10));
+                    let whole = metadata.is_ok_and(|metadata| {
+                        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+                        partitions.all(|partition| {
+                            partition.leader() >= 0 && partition.isr().len() == partition.replicas().len()
+                        })
+                    });
+                    if whole {
+                        return Ok::<_, KafkaError>(true);
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Ok(false)
+            };
+            assert!(blocking(is_whole).await, "all replicas are in sync again");
+        }
+    }
+
+    /// Removes every record that the topic holds now.
+    pub async fn remove_records(&self, topic: &str) {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.server.brokers())
+            .create()
+            .expect("a client");
+        let mut partitions = TopicPartitionList::new();
+        let records = self.kafka.read(topic, None, Duration::from_secs(30)).await;
+        for partition in
+            records.iter().map(|record| record.partition).collect::<std::collections::BTreeSet<_>>()
+        {
+            partitions.add_partition_offset(topic, partition, Offset::End).expect("an offset");
+        }
+        admin.delete_records(&partitions, &AdminOptions::new()).await.expect("records are removed");
+    }
+
+    /// Forbids the restricted user to write to a topic, or allows it again.
+    pub async fn set_forbidden(&self, topic: &str, forbidden: bool) {
+        let (broker, topic) = (self.broker(1), topic.to_owned());
+        blocking(move || if forbidden { broker.forbid_writes(&topic) } else { broker.allow_writes(&topic) })
+            .await;
+    }
+
+    /// Every connection between relays and brokers is treated so from now on.
+    pub async fn line_to_kafka(&self, mode: Mode) {
+        for proxy in &self.kafka_proxies {
+            proxy.set(mode).await;
+        }
+    }
+}
+
+pub fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

@@ -1,0 +1,208 @@
+//! Gathers what the checker judges: what was committed, what the topics hold, what the tables say.
+//!
+//! It draws no conclusions. Reads past every proxy, after everything is healed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use crate::checker::{
+    Bounds, Delivery, Expectation, History, Metrics, Record, Removed, Row, State, Takeover,
+};
+use crate::scene::{Scene, WINDOW};
+use crate::support;
+use crate::writers::{Tried, digest_of};
+
+const READ: Duration = Duration::from_secs(60);
+
+/// Reads everything.
+pub async fn gather(
+    scene: &Scene<'_>,
+    mut tried: HashMap<Uuid, Tried>,
+    expectation: &Expectation,
+) -> History {
+    let delivery =
+        |topic: &str| if topic == scene.once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce };
+    let names: HashMap<String, Arc<str>> =
+        scene.topics().into_iter().map(|(topic, _)| (topic.clone(), topic.into())).collect();
+    let began_us = began_us(scene);
+    let mut rows = Vec::new();
+    let truth = "select event, id, topic, key, version, digest, (extract(epoch from at) * 1000000)::bigint from public.truth";
+    for row in sqlx::query(truth).fetch_all(&scene.admin).await.expect("read the truth") {
+        let (event, topic): (Uuid, String) = (row.get(0), row.get(2));
+        tried.remove(&event);
+        rows.push(Row {
+            id: row.get(1),
+            event,
+            delivery: delivery(&topic),
+            topic: Arc::clone(&names[&topic]),
+            key: Some(row.get::<String, _>(3).into_bytes()),
+            version: row.get(4),
+            digest: row.get::<i64, _>(5) as u64,
+            committed: true,
+            at: row.get::<i64, _>(6) - began_us,
+            lost_by_server: false,
+        });
+    }
+    rows.extend(tried.into_iter().map(|(event, tried)| Row {
+        id: 0,
+        event,
+        delivery: delivery(&tried.topic),
+        topic: Arc::clone(&names[&tried.topic]),
+        key: Some(tried.key.into_bytes()),
+        version: 0,
+        digest: tried.digest,
+        committed: false,
+        at: 0,
+        // The writer has its answer, the server does not know of it any more.
+        lost_by_server: tried.confirmed,
+    }));
+
+    let mut records = Vec::new();
+    for (topic, _) in scene.topics() {
+        records.extend(read(scene, &topic).await);
+    }
+    let (table, table_at) = (table(scene).await, scene.now());
+    History {
+        rows,
+        records,
+        removed: removed(&scene.removed),
+        seen: scene.removed.clone(),
+        replacements: scene.replacements().await,
+        faults: scene.faults.clone(),
+        takeovers: takeovers(scene, began_us).await,
+        table,
+        table_at,
+        metrics: metrics(scene).await,
+        bounds: Bounds { window_rows: WINDOW, pending_after: 60_000_000, slack: 6_000_000 },
+        expectation: *expectation,
+        ..History::default()
+    }
+}
+
+/// Everything in a topic.
+pub async fn read(scene: &Scene<'_>, topic: &str) -> Vec<Record> {
+    let found = scene.cluster.kafka.read(topic, None, READ).await;
+    let (topic, began_us) = (Arc::from(topic), began_us(scene));
+    found.iter().map(|record| seen(record, &topic, began_us)).collect()
+}
+
+fn began_us(scene: &Scene<'_>) -> i64 {
+    scene.began_at.duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as i64
+}
+
+fn seen(record: &support::Record, topic: &Arc<str>, began_us: i64) -> Record {
+    Record {
+        topic: Arc::clone(topic),
+        partition: record.partition,
+        offset: record.offset,
+        key: record.key.clone(),
+        event: record.header("event-id").and_then(|text| text.parse().ok()),
+        seq: record.header("outbox-seq").and_then(|text| text.parse().ok()),
+        epoch: record.epoch(),
+        digest: digest_of(record),
+        at: record.timestamp.unwrap_or(0) * 1000 - began_us,
+    }
+}
+
+/// Of a topic that was deleted the offsets begin anew, so events tell what went.
+fn removed(records: &[Record]) -> Vec<Removed> {
+    let mut events: HashMap<Arc<str>, HashSet<Uuid>> = HashMap::new();
+    for record in records {
+        events.entry(Arc::clone(&record.topic)).or_default().extend(record.event);
+    }
+    events.into_iter().map(|(topic, events)| Removed::Events { topic, events }).collect()
+}
+
+async fn takeovers(scene: &Scene<'_>, began_us: i64) -> Vec<Takeover> {
+    let sql = "select epoch, (extract(epoch from min(at)) * 1000000)::bigint from outbox.ledger where epoch > 0 group by epoch order by epoch";
+    let rows = sqlx::query(sql).fetch_all(&scene.admin).await.expect("read the takeovers");
+    rows.iter().map(|row| Takeover { epoch: row.get(0), at: row.get::<i64, _>(1) - began_us }).collect()
+}
+
+/// Between the last settlement of an epoch and the first of the next.
+pub async fn longest_takeover(scene: &Scene<'_>) -> Option<Duration> {
+    let sql = "select max(extract(epoch from next - last))::float8
+                 from (select max(at) as last, lead(min(at)) over (order by epoch) as next from outbox.ledger where epoch > 0 group by epoch) e";
+    let seconds: Option<f64> =
+        sqlx::query_scalar(sql).fetch_one(&scene.admin).await.expect("read the ledger");
+    seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+/// As `outbox.status` says it, for all rows at once: that view looks each of them up.
+async fn table(scene: &Scene<'_>) -> HashMap<i64, State> {
+    let mut table = HashMap::new();
+    let ids = async |sql: &str| {
+        let ids: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&scene.admin).await.expect("read ids");
+        ids
+    };
+    let outcome = |column: &str| {
+        format!("select generate_series(lower(r), upper(r) - 1) from outbox.ledger l, unnest(l.{column}) r")
+    };
+    let mut all =
+        async |sql: &str, state: State| table.extend(ids(sql).await.into_iter().map(|id| (id, state)));
+    all("select id from outbox.message", State::Pending).await;
+    all(&outcome("expired"), State::Expired).await;
+    all(&outcome("dropped"), State::Dropped).await;
+    let published = "
+        select s.id, r.record_partition, r.record_offset
+          from outbox.ledger l, unnest(l.published) p, generate_series(lower(p), upper(p) - 1) s (id),
+               outbox.receipt(l.receipts, l.published, s.id) r
+         order by l.epoch, l.seq";
+    let rows = sqlx::query(published).fetch_all(&scene.admin).await.expect("read the receipts");
+    let state = |row: &sqlx::postgres::PgRow| State::Published {
+        partition: row.get::<Option<i32>, _>(1).unwrap_or(-1),
+        offset: row.get(2),
+    };
+    // A later settlement names the copy that a crash or an operator has caused.
+    table.extend(rows.iter().map(|row| (row.get(0), state(row))));
+    let mut all =
+        async |sql: &str, state: State| table.extend(ids(sql).await.into_iter().map(|id| (id, state)));
+    all("select id from outbox.dead_letter where state in ('open', 'discarded')", State::Dead).await;
+    all("select id from outbox.deferred", State::Deferred).await;
+    table
+}
+
+/// At-most-once rows of which it is not known yet what became of them.
+pub async fn unconfirmed(scene: &Scene<'_>) -> i64 {
+    let sql = "select count(*) from public.truth t where t.topic = $1
+                 and not exists (select from outbox.ledger l where l.published @> t.id)";
+    sqlx::query_scalar(sql).bind(&scene.once).fetch_one(&scene.admin).await.unwrap_or(0)
+}
+
+/// The metrics of all relays, summed up. Backlogs are sampled every few seconds: what is not zero is asked again until then.
+async fn metrics(scene: &Scene<'_>) -> Metrics {
+    const SAMPLED: Duration = Duration::from_secs(7);
+    let deadline = Instant::now() + SAMPLED;
+    loop {
+        let metrics = scrape(scene).await;
+        let backlog = metrics.values.iter().filter(|((name, _), _)| name == "outbox_backlog_messages");
+        if backlog.map(|(_, value)| value).sum::<f64>() == 0.0 || Instant::now() >= deadline {
+            return metrics;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn scrape(scene: &Scene<'_>) -> Metrics {
+    let mut metrics = Metrics { complete: !scene.counters_lost, ..Metrics::default() };
+    for relay in &scene.relays {
+        if relay.exited().is_some() {
+            continue;
+        }
+        let Some((200, text)) = relay.get("/metrics").await else { continue };
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let Ok(value) = value.parse::<f64>() else { continue };
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+            let labels: Vec<(&str, &str)> =
+                labels.map(|(label, value)| (label, value.trim_matches('"'))).collect();
+            metrics.add(name, &labels, value);
+        }
+    }
+    metrics
+}

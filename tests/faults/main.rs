@@ -1,0 +1,107 @@
+//! The fault harness: `make faults` plays every scenario once, `make soak` plays them in random order for as long as it is told.
+//!
+//! Each scenario writes, breaks something, heals it, reads every topic back from its start and has the checker judge. It ends with
+//! a table on stdout and `target/reliability.json`; exit code 1 when a promise was broken. `--seed N` repeats choices, names of
+//! scenarios play only those, `--soak 1h` goes on.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is what this program is for")]
+
+mod checker;
+mod cluster;
+mod evidence;
+mod proxy;
+mod report;
+mod scenarios;
+mod scene;
+mod standby;
+#[path = "../it/support/mod.rs"]
+mod support;
+mod writers;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::cluster::Cluster;
+use crate::report::{Line, Report};
+use crate::scenarios::Scenario;
+
+/// Messages of a scenario at least.
+const MESSAGES: usize = 5000;
+const MESSAGES_OF_A_SOAK: usize = 20_000;
+
+struct Options {
+    seed: u64,
+    soak: Option<Duration>,
+    names: Vec<String>,
+}
+
+fn options() -> Options {
+    let mut options = Options { seed: rand::random(), soak: None, names: Vec::new() };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = |what: &str| arguments.next().unwrap_or_else(|| panic!("{what} is missing"));
+        match argument.as_str() {
+            "--seed" => options.seed = value("a seed").parse().expect("a seed is a number below 2^64"),
+            "--soak" => {
+                options.soak =
+                    Some(humantime::parse_duration(&value("a duration")).expect("a duration such as 1h"));
+            }
+            name => options.names.push(name.to_owned()),
+        }
+    }
+    options
+}
+
+fn main() -> ExitCode {
+    let options = options();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    let report = runtime.expect("a runtime").block_on(run(&options));
+    report.print();
+    report.write();
+    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(options: &Options) -> Report {
+    eprintln!("repeat this run with --seed {}", options.seed);
+    let all = scenarios::all();
+    let wanted: Vec<&Scenario> = all
+        .iter()
+        .filter(|s| options.names.is_empty() || options.names.iter().any(|name| name == s.name))
+        .collect();
+    assert!(
+        !wanted.is_empty(),
+        "there is no such scenario; there are {:?}",
+        all.iter().map(|s| s.name).collect::<Vec<_>>()
+    );
+    let cluster = Cluster::start().await;
+    let (mut report, began) = (Report::new(options.seed), Instant::now());
+    match options.soak {
+        None => {
+            for (number, scenario) in wanted.iter().enumerate() {
+                report
+                    .add(play(&cluster, scenario, options.seed.wrapping_add(number as u64), MESSAGES).await);
+            }
+        }
+        Some(length) => {
+            let mut random = rand::rngs::StdRng::seed_from_u64(options.seed);
+            while began.elapsed() < length {
+                let scenario = wanted.choose(&mut random).expect("there is one");
+                report.add(play(&cluster, scenario, random.random(), MESSAGES_OF_A_SOAK).await);
+            }
+        }
+    }
+    report
+}
+
+async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, messages: usize) -> Line {
+    let began = Instant::now();
+    let played = scene::play(cluster, scenario, seed, messages).await;
+    let line = Line::of(scenario, seed, &played);
+    eprintln!("{line} {:.1} s", began.elapsed().as_secs_f64());
+    if !played.verdict.is_clean() {
+        eprintln!("{}", played.verdict);
+    }
+    line
+}

@@ -1,0 +1,72 @@
+//! Every scenario: what is broken, for how long, and how it is healed. They return when everything is whole again.
+//!
+//! A scenario must not look at what came of it; that is the checker's. Each is played once by `make faults` and in random order by
+//! `make soak`.
+
+mod data;
+mod kafka;
+mod postgres;
+mod relay;
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::checker::Expectation;
+use crate::scene::Scene;
+
+/// Breaks and heals.
+type Act = for<'a, 'c> fn(&'a mut Scene<'c>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// A scenario.
+pub struct Scenario {
+    pub name: &'static str,
+    /// For the table in README.
+    pub what: &'static str,
+    pub act: Act,
+    /// Relays at the start.
+    pub relays: usize,
+    /// Environment of the first one alone.
+    pub first_relay: &'static [(&'static str, &'static str)],
+    /// Settings of all of them.
+    pub relay_settings: &'static [(&'static str, &'static str)],
+    /// It has a Postgres and a standby of its own; whether commits wait for the standby.
+    pub standby: Option<bool>,
+    /// Topic `side` has its only replica on broker 3.
+    pub lonely_side: bool,
+    /// Relays log in to Kafka as the user to whom topics can be forbidden.
+    pub restricted: bool,
+    pub expectation: Expectation,
+    /// Rows that it may unsettle: what was marked asynchronously in the last second before a crash of Postgres.
+    pub undoes: u64,
+    /// From the heal until the lag is below a second.
+    pub recovers_within: Duration,
+}
+
+impl Scenario {
+    const fn new(name: &'static str, what: &'static str, act: Act) -> Scenario {
+        Scenario {
+            name,
+            what,
+            act,
+            relays: 2,
+            first_relay: &[],
+            relay_settings: &[],
+            standby: None,
+            lonely_side: false,
+            restricted: false,
+            expectation: Expectation::Nothing,
+            undoes: 0,
+            recovers_within: Duration::from_secs(10),
+        }
+    }
+}
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    [relay::all(), kafka::all(), postgres::all(), data::all()].into_iter().flatten().collect()
+}
+
+/// A fault holds for so long.
+async fn hold(seconds: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}

@@ -1,0 +1,117 @@
+//! What happens to relays: killed, frozen, crashed at every named point.
+
+use outbox_relay::crash_point;
+
+use super::{Scenario, hold};
+use crate::scene::{LEASE, Scene};
+
+pub fn all() -> Vec<Scenario> {
+    let mut all = vec![
+        Scenario::new("calm", "nothing", |_| Box::pin(async {})),
+        Scenario::new("relay_killed", "the leader is killed, three times", |scene| Box::pin(killed(scene))),
+        Scenario::new("relay_frozen", "the leader is frozen beyond its lease and goes on", |scene| {
+            Box::pin(frozen(scene))
+        }),
+        Scenario::new(
+            "relay_frozen_settling",
+            "the leader is frozen inside a settlement, beyond its lease, and goes on",
+            |scene| Box::pin(frozen_inside_a_settlement(scene)),
+        ),
+        Scenario::new("relay_stopped", "the leader is told to stop, three times", |scene| {
+            Box::pin(stopped(scene))
+        }),
+    ];
+    let crash = |name, what, first_relay| Scenario {
+        first_relay,
+        ..Scenario::new(name, what, |scene| Box::pin(crashes(scene)))
+    };
+    all.extend([
+        crash(
+            "crash_after_read",
+            "the leader crashes: a page is read",
+            &[("OUTBOX_RELAY_CRASH_AT", "after_read:40")],
+        ),
+        crash("crash_after_send", "… rows are handed over", &[("OUTBOX_RELAY_CRASH_AT", "after_send:40")]),
+        crash(
+            "crash_after_confirm",
+            "… rows are confirmed",
+            &[("OUTBOX_RELAY_CRASH_AT", "after_confirm:40")],
+        ),
+        crash(
+            "crash_in_settlement",
+            "… a settlement is on its way",
+            &[("OUTBOX_RELAY_CRASH_AT", "inside_settlement:40")],
+        ),
+        crash(
+            "crash_after_settlement",
+            "… a settlement is written",
+            &[("OUTBOX_RELAY_CRASH_AT", "after_settlement:40")],
+        ),
+    ]);
+    all.push(Scenario {
+        first_relay: &[("OUTBOX_RELAY_CRASH_AT", "inside_late_paging")],
+        ..Scenario::new("crash_in_late_paging", "… among many rows that committed late", |scene| {
+            Box::pin(crashes_among_late_rows(scene))
+        })
+    });
+    debug_assert!(crash_point::ALL.len() >= 6, "every point of a batch's way has its scenario");
+    all
+}
+
+async fn killed(scene: &mut Scene<'_>) {
+    for _ in 0..3 {
+        let leader = scene.leader().await;
+        scene.kill_relay(leader).await;
+        scene.start_relay(leader, &[]).await;
+        scene.leader().await;
+        scene.more(300).await;
+    }
+}
+
+async fn stopped(scene: &mut Scene<'_>) {
+    for _ in 0..3 {
+        let leader = scene.leader().await;
+        scene.counters_lost = true;
+        scene.relays[leader].terminate().await;
+        scene.start_relay(leader, &[]).await;
+        scene.leader().await;
+        scene.more(300).await;
+    }
+}
+
+async fn frozen(scene: &mut Scene<'_>) {
+    let leader = scene.leader().await;
+    scene.relays[leader].stop();
+    hold(2.0 * LEASE.as_secs_f64()).await;
+    scene.more(300).await;
+    scene.relays[leader].cont();
+    scene.more(300).await;
+}
+
+async fn frozen_inside_a_settlement(scene: &mut Scene<'_>) {
+    let leader = scene.leader().await;
+    let mut lock = scene.admin.begin().await.expect("begin");
+    // Settlements append to it.
+    sqlx::raw_sql("lock table outbox.ledger in share mode").execute(&mut *lock).await.expect("lock");
+    scene.until("select exists (select from pg_stat_activity a where a.datname = current_database() and a.wait_event_type = 'Lock')").await;
+    scene.relays[leader].stop();
+    lock.rollback().await.expect("unlock");
+    hold(2.0 * LEASE.as_secs_f64()).await;
+    scene.relays[leader].cont();
+    scene.more(300).await;
+}
+
+async fn crashes(scene: &mut Scene<'_>) {
+    scene.counters_lost = true;
+    scene.relays[0].wait_for_exit(std::time::Duration::from_secs(30)).await;
+    scene.start_relay(0, &[]).await;
+    scene.leader().await;
+}
+
+/// More rows than a page become visible behind the position.
+async fn crashes_among_late_rows(scene: &mut Scene<'_>) {
+    let late = scene.writers.late(&scene.main.clone(), &scene.admin, 3000).await;
+    scene.more(500).await;
+    late.commit().await;
+    crashes(scene).await;
+}
