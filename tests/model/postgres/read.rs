@@ -1,0 +1,170 @@
+//! The statements that read: one statement, one snapshot. They follow `poll.sql`, `poll_late.sql` and `due.sql`.
+//!
+//! What a page means for the position is the client's business.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use outbox_relay::message::OutboxRow;
+use outbox_relay::position::Position;
+use uuid::Uuid;
+
+use super::settle::{NEVER, Waiting};
+use super::{Postgres, Snapshot, Xid};
+use crate::bugs::{Bug, Ms};
+
+/// Whose token the server holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incarnation {
+    Ours,
+    Other,
+    Gone,
+}
+
+/// What a poll is bound to.
+#[derive(Debug, Clone)]
+pub struct PollFrom {
+    pub position: Position,
+    pub as_of: Xid,
+    pub short: bool,
+    pub token: Uuid,
+}
+
+/// What a poll returns.
+#[derive(Debug)]
+pub struct Polled {
+    pub incarnation: Incarnation,
+    pub snapshot: String,
+    pub late: Vec<Rc<OutboxRow>>,
+    pub fresh: Vec<Rc<OutboxRow>>,
+    /// Of a page of late rows: the last id looked at. Otherwise the last id drawn.
+    pub last_id: i64,
+    pub next_xid: Xid,
+    /// WAL position that covers every commit in the page, unless it was on disk already.
+    pub unflushed: Option<u64>,
+}
+
+/// A deferred row that is due, or waits behind one.
+#[derive(Debug, Clone)]
+pub struct DueRow {
+    pub waiting: Waiting,
+    /// It is due, and an earlier row of its key waits.
+    pub waits: bool,
+}
+
+/// What the look for due rows returns.
+#[derive(Debug)]
+pub struct DuePage {
+    pub rows: Vec<DueRow>,
+    pub clock: Ms,
+    pub dealt_with: Ms,
+}
+
+impl Postgres {
+    /// The incarnation token against the caller's.
+    pub fn incarnation(&self, token: Uuid) -> Incarnation {
+        match self.token {
+            _ if self.plan.has(Bug::KeepsMemory) => Incarnation::Ours,
+            Some(known) if known == token => Incarnation::Ours,
+            Some(_) => Incarnation::Other,
+            None => Incarnation::Gone,
+        }
+    }
+
+    pub(super) fn poll(&self, from: &PollFrom) -> Polled {
+        match &from.position.late {
+            None => self.poll_now(from),
+            Some(late) => self.poll_late(from, &late.snapshot, late.after),
+        }
+    }
+
+    fn poll_now(&self, from: &PollFrom) -> Polled {
+        let (snapshot, known) = (self.snapshot(), Snapshot::parse(&from.position.snapshot));
+        let (high, rows) = (from.position.high, self.plan.page_rows);
+        let moved = snapshot != from.position.snapshot;
+        let younger = Snapshot::parse(&snapshot).xmax > known.xmax && known.xmax < from.as_of;
+        let mut late = Vec::new();
+        let in_progress = !self.plan.has(Bug::ForgetsLateRows);
+        let above = in_progress && !self.plan.has(Bug::WatchesOnlyInProgress);
+        if moved {
+            // Only rows of committed transactions are in the table: all of them are visible.
+            let is_late = |txid: Xid| {
+                (in_progress && known.in_progress.contains(&txid))
+                    || (above && younger && txid >= known.xmax && txid < from.as_of)
+            };
+            let found = self.visible.messages.range(..=high).filter(|(_, stored)| is_late(stored.txid));
+            late.extend(found.take(rows).map(|(_, stored)| Rc::clone(&stored.row)));
+        }
+        let mut fresh = Vec::new();
+        if (moved || !from.short) && self.last_id > high && late.len() < rows {
+            let above = self.visible.messages.range(high + 1..);
+            fresh.extend(above.take(rows).map(|(_, stored)| Rc::clone(&stored.row)));
+        }
+        Polled {
+            incarnation: self.incarnation(from.token),
+            snapshot,
+            late,
+            fresh,
+            last_id: self.last_id,
+            next_xid: self.next_xid,
+            unflushed: (self.written > self.flushed).then_some(self.written),
+        }
+    }
+
+    fn poll_late(&self, from: &PollFrom, seen: &str, after: i64) -> Polled {
+        let (known, seen_in) = (Snapshot::parse(&from.position.snapshot), Snapshot::parse(seen));
+        let (high, rows) = (from.position.high, self.plan.page_rows);
+        let ids = rows * 2;
+        let looked: Vec<_> = self.visible.messages.range(after + 1..=high.max(after)).take(ids).collect();
+        let is_late = |txid: Xid| seen_in.sees(txid) && !known.sees(txid);
+        let found = looked.iter().filter(|(_, stored)| is_late(stored.txid)).take(rows);
+        let late: Vec<_> = found.map(|(_, stored)| Rc::clone(&stored.row)).collect();
+        let last_id = match late.last() {
+            Some(last) if late.len() == rows => last.id,
+            _ => looked.get(ids - 1).map_or(high, |(id, _)| **id),
+        };
+        Polled {
+            incarnation: self.incarnation(from.token),
+            snapshot: seen.to_owned(),
+            late,
+            fresh: Vec::new(),
+            last_id,
+            next_xid: 0,
+            unflushed: None,
+        }
+    }
+
+    pub(super) fn due(&self, since: Ms, now: Ms) -> DuePage {
+        let deferred = &self.visible.deferred;
+        let mut heads: Vec<(Ms, i64)> = deferred
+            .iter()
+            .filter_map(|(id, waiting)| waiting.due_at.map(|at| (at, *id)))
+            .filter(|(at, _)| *at >= since && *at <= now && *at != NEVER)
+            .collect();
+        heads.sort_unstable();
+        heads.truncate(self.plan.due_heads);
+        let dealt_with = if heads.len() < self.plan.due_heads {
+            now
+        } else {
+            heads.iter().map(|(at, _)| *at).max().unwrap_or(since)
+        };
+        let mut picked = BTreeMap::new();
+        for (_, id) in heads {
+            let head = &deferred[&id];
+            let key = head.key();
+            let same = |waiting: &Waiting| key.is_some() && waiting.key() == key;
+            let waits = deferred.range(..id).any(|(_, earlier)| same(earlier));
+            picked.insert(id, DueRow { waiting: head.clone(), waits });
+            if waits {
+                continue;
+            }
+            let behind = deferred.range(id + 1..).filter(|(_, waiting)| same(waiting));
+            let followers = behind.take(self.plan.due_followers);
+            // They end before one with a time of its own.
+            for (id, follower) in followers.take_while(|(_, follower)| follower.due_at.is_none()) {
+                picked.insert(*id, DueRow { waiting: follower.clone(), waits: false });
+            }
+        }
+        DuePage { rows: picked.into_values().collect(), clock: now, dealt_with }
+    }
+}

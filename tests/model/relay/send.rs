@@ -1,0 +1,477 @@
+//! Send: rows to the main producer in order, reports back, every row's fate.
+//!
+//! The decisions are the relay's own: `message::judge`, `verdict::decide`, `ordering::BlockedKeys`, `partition::of_key`. What is modelled
+//! here is the order in which they are asked. Lanes are not: a topic that is gone parks its rows, as when no lane is free.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_relay::backoff::Backoff;
+use outbox_relay::message::{Fitness, OutboxRow, TopicFacts, judge};
+use outbox_relay::ordering::BlockedKeys;
+use outbox_relay::partition;
+use outbox_relay::store::settle::{Death, Deferral, PARKED, Reason};
+use outbox_relay::verdict::{self, Failure, History, Limits, Route, Verdict, decide, own_fault};
+
+use super::batch::{Batch, Decided, DueBatch, Fate};
+use super::settle::Freed;
+use super::{End, Lead, Loops, Site};
+use crate::bugs::{Bug, Ms, Plan};
+use crate::kafka::producer::Producer;
+use crate::kafka::{Kafka, Message, PARTITIONS, Record, Tag};
+use crate::postgres::calls::Inherited;
+
+/// A row that failed in company is charged with nothing.
+const ENDLESS: Limits = Limits { attempts: u32::MAX, age: Duration::MAX };
+/// How long a dead producer's last reports are waited for, and then again after its purge.
+const LAST_REPORTS: Ms = 200;
+/// Waits between the tries of a row.
+pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_millis(400) };
+
+/// Whether a partition may be pipelined into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Closed,
+    First(Tag),
+    Open,
+}
+
+/// What the sender knows of a topic.
+pub struct Topic {
+    pub sick: bool,
+    parked: u64,
+    gates: [Gate; PARTITIONS as usize],
+    creations: u32,
+}
+
+/// The sender's state.
+pub struct Sending {
+    pub main: Producer,
+    pub second: Producer,
+    pub topics: HashMap<Arc<str>, Topic>,
+    pub keys: BlockedKeys,
+    window: VecDeque<Batch>,
+    pub next_no: u64,
+    again: VecDeque<(u64, usize)>,
+    returned: Vec<(u64, usize, Failure)>,
+    outstanding: usize,
+    dead_since: Option<Ms>,
+    give_up_main: bool,
+    pub due: Option<DueBatch>,
+    extra: VecDeque<Decided>,
+    /// Rows offered and not settled.
+    rows: usize,
+    awaits_report: bool,
+    /// Deferred rows, those decided and not yet settled included.
+    pub deferred: u64,
+    next_look: Ms,
+    pub replaced: usize,
+}
+
+/// One turn: reports, judgements, hand-overs, and one of the inputs.
+pub fn step(lead: &Lead, loops: &mut Loops, site: &mut Site) -> Result<(), End> {
+    let send = &mut loops.send;
+    if site.now >= lead.trust_until {
+        return Err(End::TrustRanOut);
+    }
+    send.take_reports(site);
+    send.judge_returned(site);
+    send.hand_over(lead, site);
+    send.hand_over_due(lead, site);
+    if site.dice.percent(20) {
+        return Ok(());
+    }
+    if site.now >= send.next_look {
+        send.next_look = site.now + 100;
+        send.look_around(site);
+    } else if let Some(freed) = loops.settle.out.pop_front() {
+        send.leave(freed, site.plan);
+    } else if loops.settle.has_room()
+        && let Some(decided) = send.take_decided(site.plan)
+    {
+        loops.settle.queue.push_back(decided);
+    } else if send.due.is_none()
+        && let Some(rows) = loops.retry.out.take()
+    {
+        send.take_due(rows, site);
+    } else if send.unoffered().is_none()
+        && let Some(page) = loops.read.out.take()
+    {
+        send.next_no += 1;
+        send.window.push_back(Batch::new(send.next_no, page.rows, page.next));
+    }
+    Ok(())
+}
+
+impl Sending {
+    pub fn new(found: &Inherited, site: &mut Site) -> Sending {
+        let mut keys = BlockedKeys::default();
+        found.waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
+        let topic = |name: &Arc<str>, kafka: &Kafka| Topic {
+            sick: kafka.is_gone(name),
+            parked: found.parked.get(name).copied().unwrap_or(0),
+            gates: [Gate::Closed; PARTITIONS as usize],
+            creations: kafka.creations[name],
+        };
+        let kafka = &*site.kafka;
+        let topics = kafka.topics.iter().map(|name| (Arc::clone(name), topic(name, kafka))).collect();
+        Sending {
+            main: Producer::main(site.kafka),
+            second: Producer::second(site.kafka),
+            topics,
+            keys,
+            window: VecDeque::new(),
+            next_no: 0,
+            again: VecDeque::new(),
+            returned: Vec::new(),
+            outstanding: 0,
+            dead_since: None,
+            give_up_main: false,
+            due: None,
+            extra: VecDeque::new(),
+            rows: 0,
+            awaits_report: false,
+            deferred: found.deferred,
+            next_look: 0,
+            replaced: 0,
+        }
+    }
+
+    pub fn topic(&mut self, name: &str) -> &mut Topic {
+        self.topics.get_mut(name).expect("all topics are known")
+    }
+
+    fn take_reports(&mut self, site: &mut Site) {
+        while let Some((tag, result)) = self.main.reports.pop_front() {
+            self.awaits_report = false;
+            self.outstanding -= 1;
+            if site.plan.has(Bug::MarksBeforeConfirm) {
+                continue;
+            }
+            let at = self.batch_at(tag.no);
+            let gates = &mut self.topics.get_mut(&self.window[at].rows[tag.index].topic).expect("known").gates;
+            if let Some(gate) = gates.iter_mut().find(|gate| **gate == Gate::First(tag)) {
+                *gate = if result.is_ok() { Gate::Open } else { Gate::Closed };
+            }
+            match result {
+                Err(failure) if !taken_for_success(failure, site.plan) => {
+                    self.window[at].set(tag.index, Fate::Returned);
+                    self.returned.push((tag.no, tag.index, failure));
+                }
+                _ => self.window[at].set(tag.index, Fate::Published),
+            }
+        }
+        self.take_due_reports(site);
+    }
+
+    fn judge_returned(&mut self, site: &mut Site) {
+        let innocent = |(_, _, failure): &(u64, usize, Failure)| {
+            decide(*failure, Route::Main, History::default(), ENDLESS) == Verdict::SendAgain
+        };
+        let failed = self.main.dead || self.returned.iter().any(innocent);
+        if failed && (!self.returned.is_empty() || self.main.dead) {
+            self.dead_since.get_or_insert(site.now);
+        }
+        if self.give_up_main {
+            return self.replace_main(site);
+        }
+        if let Some(since) = self.dead_since {
+            if self.outstanding > 0 && site.now < since + 2 * LAST_REPORTS {
+                if site.now >= since + LAST_REPORTS {
+                    self.main.purge();
+                }
+                return;
+            }
+            return self.replace_main(site);
+        }
+        if !self.returned.is_empty() {
+            let mut returned = std::mem::take(&mut self.returned);
+            returned.sort_unstable_by_key(|(no, index, _)| (*no, *index));
+            for (no, index, failure) in returned {
+                self.judge(no, index, failure, site);
+            }
+        }
+        self.main.tripped = false;
+    }
+
+    /// Decides a returned row; `true` if it goes out again.
+    fn judge(&mut self, no: u64, index: usize, failure: Failure, site: &mut Site) -> bool {
+        let at = self.batch_at(no);
+        let row = Rc::clone(&self.window[at].rows[index]);
+        if taken_for_success(failure, site.plan) {
+            self.window[at].set(index, Fate::Published);
+            return false;
+        }
+        if self.keys.blocks(&row.topic, row.key.as_deref()) {
+            self.put_off(at, index, Reason::Behind, None, false, site.plan);
+            return false;
+        }
+        let verdict = decide(failure, Route::Main, History::default(), ENDLESS);
+        if verdict == Verdict::SendAgain && self.topic(&row.topic).sick {
+            self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
+            return false;
+        }
+        match verdict {
+            Verdict::SendAgain => return true,
+            Verdict::Suspect => self.put_off(at, index, Reason::Retry, Some(0), false, site.plan),
+            _ => {
+                self.sicken(&row.topic);
+                self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
+            }
+        }
+        false
+    }
+
+    /// The main producer is given up: judge what it left, send the innocents again, in order, through another one.
+    fn replace_main(&mut self, site: &mut Site) {
+        let mut returned = std::mem::take(&mut self.returned);
+        for batch in &mut self.window {
+            for (index, fate) in batch.fates.iter_mut().enumerate() {
+                if matches!(fate, Fate::InFlight) {
+                    *fate = Fate::Returned;
+                    returned.push((batch.no, index, Failure::Unknown));
+                }
+            }
+        }
+        returned.sort_unstable_by_key(|(no, index, _)| (*no, *index));
+        let mut again: Vec<(u64, usize)> = self.again.drain(..).collect();
+        for (no, index, failure) in returned {
+            if self.judge(no, index, failure, site) {
+                let at = self.batch_at(no);
+                self.window[at].set(index, Fate::Waiting);
+                again.push((no, index));
+            }
+        }
+        again.sort_unstable();
+        site.trace.say(site.now, "send", || format!("replaces producer {}", self.main.number));
+        self.again = again.into();
+        (self.outstanding, self.dead_since, self.give_up_main) = (0, None, false);
+        self.awaits_report = false;
+        self.replaced += 1;
+        self.main = Producer::main(site.kafka);
+        self.topics.values_mut().for_each(|topic| topic.gates = [Gate::Closed; PARTITIONS as usize]);
+    }
+
+    /// The topic is gone; its gates close, for the broker will know nothing of us.
+    pub fn sicken(&mut self, name: &str) {
+        let topic = self.topic(name);
+        topic.sick = true;
+        topic.gates = [Gate::Closed; PARTITIONS as usize];
+    }
+
+    pub fn gate_is_open(&self) -> bool {
+        self.dead_since.is_none() && !self.awaits_report && !self.main.tripped && !self.main.dead
+    }
+
+    fn hand_over(&mut self, lead: &Lead, site: &mut Site) {
+        while self.gate_is_open() {
+            let Some(&(no, index)) = self.again.front() else { break };
+            if !self.offer(self.batch_at(no), index, lead, site) {
+                break;
+            }
+            self.again.pop_front();
+        }
+        let slice = 1 + site.dice.below(6);
+        for _ in 0..slice {
+            if !self.again.is_empty() || !self.gate_is_open() || self.rows >= site.plan.window_rows {
+                break;
+            }
+            let Some(at) = self.unoffered() else { break };
+            let index = self.window[at].offered;
+            if !self.offer(at, index, lead, site) {
+                break;
+            }
+            self.window[at].offered += 1;
+            self.rows += 1;
+        }
+    }
+
+    /// Offers a row to the main producer, or decides that it does not go. `false`: not now.
+    fn offer(&mut self, at: usize, index: usize, lead: &Lead, site: &mut Site) -> bool {
+        let row = Rc::clone(&self.window[at].rows[index]);
+        if self.keys.blocks(&row.topic, row.key.as_deref()) {
+            self.put_off(at, index, Reason::Behind, None, false, site.plan);
+            return true;
+        }
+        let topic = self.topics.get_mut(&row.topic).expect("known");
+        if topic.sick {
+            self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
+            return true;
+        }
+        match judge(&row, &facts(site.plan)) {
+            Fitness::Fit => {}
+            Fitness::Suspect => {
+                self.put_off(at, index, Reason::Retry, Some(0), false, site.plan);
+                return true;
+            }
+            Fitness::Unfit(failure, _) => {
+                match own_fault(failure, History::default(), limits(site.plan)) {
+                    Verdict::Dead(reason) => {
+                        self.window[at].set(index, Fate::Dead(death(row.id, reason, 1)));
+                    }
+                    _ => {
+                        let delay = BACKOFF.delay(1, site.dice.fraction()).as_millis() as i64;
+                        self.put_off(at, index, Reason::Retry, Some(delay), true, site.plan);
+                    }
+                }
+                return true;
+            }
+        }
+        if topic.creations != site.kafka.creations[&row.topic] {
+            topic.creations = site.kafka.creations[&row.topic];
+            topic.gates = [Gate::Closed; PARTITIONS as usize];
+        }
+        let partition = match &row.key {
+            Some(key) => partition::of_key(key, PARTITIONS),
+            None => site.dice.below(PARTITIONS as usize) as i32,
+        };
+        let gate = &mut topic.gates[partition as usize];
+        let tag = Tag { alone: false, no: self.window[at].no, index };
+        if row.key.is_some() && !site.plan.has(Bug::NoFirstGate) {
+            match gate {
+                Gate::First(_) => {
+                    self.awaits_report = true;
+                    return false;
+                }
+                Gate::Closed => *gate = Gate::First(tag),
+                Gate::Open => {}
+            }
+        }
+        self.main.hand_over(message(&row, tag, partition, lead), site.kafka);
+        self.outstanding += 1;
+        let early = site.plan.has(Bug::MarksBeforeConfirm);
+        self.window[at].set(index, if early { Fate::Published } else { Fate::InFlight });
+        true
+    }
+
+    /// The row waits, and so does its key.
+    fn put_off(
+        &mut self,
+        at: usize,
+        index: usize,
+        reason: Reason,
+        delay_ms: Option<i64>,
+        spent: bool,
+        plan: &Plan,
+    ) {
+        let row = Rc::clone(&self.window[at].rows[index]);
+        if !plan.has(Bug::UnblocksBeforeUnsettled) {
+            self.keys.wait(&row.topic, row.key.as_deref(), 1);
+        }
+        self.deferred += 1;
+        let deferral = Deferral {
+            reason,
+            delay_ms,
+            attempts: i32::from(spent),
+            tries: i32::from(spent),
+            ..Deferral::behind(row.id)
+        };
+        self.window[at].set(index, Fate::PutOff(deferral));
+    }
+
+    /// What a settlement frees: room, and keys whose last waiting row is through.
+    fn leave(&mut self, freed: Freed, _plan: &Plan) {
+        self.rows -= freed.rows;
+        freed.blocked.iter().for_each(|(topic, key)| self.keys.wait(topic, key.as_deref(), 1));
+        for (topic, key) in &freed.departed {
+            self.keys.leave(topic, key.as_deref());
+            self.deferred = self.deferred.saturating_sub(1);
+        }
+    }
+
+    fn take_decided(&mut self, plan: &Plan) -> Option<Decided> {
+        if let Some(extra) = self.extra.pop_front() {
+            return Some(extra);
+        }
+        let decided = if let Some(due) = self.due.take_if(|due| due.is_through()) {
+            due.decided()
+        } else {
+            self.window.pop_front_if(|batch| batch.open == 0)?.decided(plan)
+        };
+        decided.parked.iter().for_each(|name| self.topic(name).parked += 1);
+        Some(decided)
+    }
+
+    /// Ten times a second: topics that are gone or back, and the second producer.
+    fn look_around(&mut self, site: &mut Site) {
+        let names: Vec<Arc<str>> = site.kafka.topics.clone();
+        for name in names {
+            let gone = site.kafka.is_gone(&name);
+            if gone && !self.topic(&name).sick {
+                self.sicken(&name);
+                let in_flight = self.window.iter().flat_map(|batch| batch.rows.iter().zip(&batch.fates));
+                self.give_up_main |= in_flight
+                    .filter(|(row, _)| row.topic == name)
+                    .any(|(_, fate)| matches!(fate, Fate::InFlight));
+            }
+            let topic = self.topic(&name);
+            topic.sick = gone;
+            if !gone && topic.parked > 0 {
+                let rows = std::mem::take(&mut topic.parked) as i64;
+                let mut decided = Decided::default();
+                decided.outcome.rare.woken.push((Arc::clone(&name), rows));
+                self.extra.push_back(decided);
+            }
+        }
+    }
+
+    fn unoffered(&self) -> Option<usize> {
+        let last = self.window.len().checked_sub(1)?;
+        (self.window[last].offered < self.window[last].rows.len()).then_some(last)
+    }
+
+    fn batch_at(&self, no: u64) -> usize {
+        self.window.partition_point(|batch| batch.no < no)
+    }
+}
+
+/// The record of a row.
+pub fn message(row: &OutboxRow, tag: Tag, partition: i32, lead: &Lead) -> Message {
+    let record = Record {
+        event: row.event_id.as_u128(),
+        id: row.id,
+        topic: Arc::clone(&row.topic),
+        key: row.key.clone(),
+        epoch: lead.epoch,
+    };
+    Message { tag, record: Rc::new(record), partition }
+}
+
+/// What is known of every topic.
+pub fn facts(plan: &Plan) -> TopicFacts {
+    TopicFacts {
+        partitions: PARTITIONS,
+        max_message_bytes: Some(10_000),
+        narrow: false,
+        compacted: false,
+        compressed: plan.compresses,
+        batch_size: 5_000,
+    }
+}
+
+pub fn limits(plan: &Plan) -> Limits {
+    Limits { attempts: plan.attempts, age: Duration::from_secs(86_400) }
+}
+
+/// The dead letter that a row becomes.
+pub fn death(id: i64, reason: verdict::Reason, attempts: i32) -> Death {
+    Death {
+        id,
+        class: reason.as_str(),
+        fingerprint: verdict::fingerprint(reason, ""),
+        error: String::new(),
+        attempts,
+        copy: None,
+    }
+}
+
+/// Of the seeded bugs: a failure that is not seen as one.
+pub fn taken_for_success(failure: Failure, plan: &Plan) -> bool {
+    match failure {
+        Failure::Unknown => plan.has(Bug::TimeoutIsSuccess),
+        Failure::Refused | Failure::TooLarge => plan.has(Bug::SwallowsError),
+        _ => false,
+    }
+}
