@@ -98,23 +98,25 @@ pub struct Plan {
 impl Plan {
     /// What this seed makes of it.
     pub fn draw(bug: Option<Bug>, dice: &mut Dice) -> Plan {
+        let page_rows = dice.between(2, 8) as usize;
         Plan {
             bug,
-            steps: dice.between(1500, 4000) as usize,
+            steps: dice.between(2000, 8000) as usize,
             relays: dice.between(2, 3) as usize,
             writers: dice.between(2, 6) as usize,
-            transactions: dice.between(20, 60) as usize,
-            page_rows: dice.between(2, 8) as usize,
-            window_rows: dice.between(4, 24) as usize,
+            transactions: dice.between(20, 120) as usize,
+            page_rows,
+            // A page of late and fresh rows that does not fit would wait for itself.
+            window_rows: 2 * page_rows + dice.below(16),
             due_heads: dice.between(2, 5) as usize,
             due_followers: dice.between(1, 4) as usize,
             batch: dice.between(1, 5) as usize,
             attempts: dice.between(2, 4) as u32,
             ttl: dice.between(500, 1500),
             log_ahead: dice.pick(&[1, 4, 32]),
-            faults: dice.pick(&[0, 2, 6, 12, 20]),
+            faults: dice.pick(&[0, 2, 5, 10, 20, 30]),
             pooler: dice.percent(50),
-            refused: dice.pick(&[0, 5, 15]),
+            refused: dice.pick(&[0, 5, 15, 30]),
             asynchronous: dice.pick(&[0, 20, 80]),
             lingering: dice.pick(&[0, 10, 30]),
             names_culprits: dice.percent(50),

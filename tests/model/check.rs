@@ -11,15 +11,17 @@ use crate::truth::End;
 /// Judges a schedule.
 pub fn check(schedule: &mut Schedule, drained: bool) -> Report {
     let mut problems: Vec<String> = schedule.broken.drain(..).chain(schedule.postgres.broken.drain(..)).collect();
-    if !drained {
-        problems.push("rows are still pending long after everything healed".to_owned());
-    }
     schedule.postgres.flush_all();
     let mut seen: BTreeMap<u128, usize> = BTreeMap::new();
     let mut last: HashMap<(Arc<str>, Box<[u8]>), u128> = HashMap::new();
     let (mut duplicates, mut hash) = (0, 0xcbf2_9ce4_8422_2325_u64);
+    let (mut newest, mut stale) = (0, HashMap::<i64, usize>::new());
     for (offset, record) in schedule.kafka.log.iter().enumerate() {
         hash = (hash ^ (record.event as u64 + (record.epoch as u64) * 10_000)).wrapping_mul(0x0100_0000_01b3);
+        newest = newest.max(record.epoch);
+        if record.epoch < newest {
+            *stale.entry(record.epoch).or_default() += 1;
+        }
         if seen.contains_key(&record.event) {
             duplicates += 1;
             continue;
@@ -31,7 +33,7 @@ pub fn check(schedule: &mut Schedule, drained: bool) -> Report {
         }
         // A row that somebody has to decide about has left its key's order.
         let is_dead = schedule.postgres.visible.dead.contains(&record.id);
-        if let Some(key) = record.key.clone().filter(|_| !is_dead && event.end == End::Committed) {
+        if let Some(key) = record.key.clone().filter(|_| event.in_turn && !is_dead && event.end == End::Committed) {
             let before = last.insert((Arc::clone(&record.topic), key), record.event);
             if let Some(before) = before.filter(|before| *before > record.event) {
                 problems.push(format!(
@@ -68,14 +70,21 @@ pub fn check(schedule: &mut Schedule, drained: bool) -> Report {
     if let Some(id) = accounted.keys().next() {
         problems.push(format!("ledger: id {id} is accounted for and was never committed"));
     }
+    let window = schedule.plan.window();
+    for (epoch, records) in stale.into_iter().filter(|(_, records)| *records > window) {
+        problems.push(format!("{records} records of epoch {epoch} came behind a newer one, the window is {window}"));
+    }
     let replaced: usize = schedule.relays.iter().map(|relay| relay.replaced + relay.crashes).sum();
     let breaks = schedule.postgres.takeovers.saturating_sub(1)
         + schedule.postgres.crashes
         + schedule.removals
         + replaced;
-    let bound = breaks * schedule.plan.window() + schedule.postgres.lost_marks;
+    let bound = breaks * window + schedule.postgres.lost_marks;
     if duplicates > bound {
         problems.push(format!("{duplicates} duplicates, the bound for {breaks} breaks is {bound}"));
+    }
+    if !drained {
+        problems.push("rows are still pending long after everything healed".to_owned());
     }
     Report {
         problems,

@@ -117,7 +117,9 @@ impl Schedule {
         let who = dice.below(relays.len());
         let who = relays.iter().position(Relay::leads).filter(|_| dice.percent(70)).unwrap_or(who);
         let relay = &mut relays[who];
-        match dice.below(10) {
+        // The worst moment for a crash is between a poll and the flush barrier behind it.
+        let what = if postgres.barrier_waits() && dice.percent(30) { 7 } else { dice.below(10) };
+        match what {
             0 => {
                 trace.say(now, "fault", || format!("relay {who} is killed"));
                 relay.kill(now + dice.between(50, 1000), dice, postgres);

@@ -23,6 +23,8 @@ pub struct Event {
     pub refused_until: Ms,
     /// It names a partition that is not there, or looks too large.
     pub odd: bool,
+    /// Writers of its key take turns, so it has an order.
+    pub in_turn: bool,
 }
 
 /// All events; the number of one is its place, plus one.

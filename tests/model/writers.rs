@@ -18,6 +18,9 @@ use crate::truth::{End, Event, Truth};
 /// A topic by its number, and a key; keyless rows lock nothing.
 type Place = (usize, Option<u8>);
 
+/// A key whose writers do not take turns: it has no order, and its rows become visible below others of theirs.
+const WILD: u8 = 3;
+
 /// A transaction.
 struct Transaction {
     xid: Option<Xid>,
@@ -85,7 +88,8 @@ impl Writers {
             return;
         };
         if let Some(&place) = transaction.to_do.last() {
-            if place.1.is_some() && *self.holders.entry(place).or_insert(who) != who {
+            let in_turn = place.1.is_some_and(|key| key != WILD);
+            if in_turn && *self.holders.entry(place).or_insert(who) != who {
                 return;
             }
             transaction.to_do.pop();
@@ -105,7 +109,7 @@ impl Writers {
                 true => now + dice.between(1, 3000),
                 false => 0,
             };
-            truth.events.push(Event { id, end: End::Open, refused_until, odd });
+            truth.events.push(Event { id, end: End::Open, refused_until, odd, in_turn });
             transaction.rows.push(Stored { txid: xid, row: Rc::new(row) });
             return;
         }
@@ -133,7 +137,7 @@ fn begin(now: Ms, plan: &Plan, dice: &mut Dice, postgres: &mut Postgres) -> Tran
     // One in twenty writes many rows: late rows that do not fit into one page.
     let rows = if dice.percent(5) { dice.between(5, 25) } else { dice.between(0, 4) };
     let mut to_do: Vec<Place> = (0..rows)
-        .map(|_| (dice.below(2), if dice.percent(80) { Some(dice.below(3) as u8) } else { None }))
+        .map(|_| (dice.below(2), if dice.percent(80) { Some(dice.below(4) as u8) } else { None }))
         .collect();
     to_do.sort_unstable_by(|a, b| b.cmp(a));
     let lingers = dice.percent(plan.lingering);

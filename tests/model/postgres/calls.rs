@@ -111,6 +111,11 @@ impl Postgres {
         });
     }
 
+    /// A page that was read waits for the disk.
+    pub fn barrier_waits(&self) -> bool {
+        self.calls.iter().any(|call| matches!(call.ask, Ask::Barrier { .. }))
+    }
+
     /// The server died: what ran is gone; behind a pooler what had not begun is sent to the next one.
     pub(super) fn lose_calls(&mut self, dice: &mut Dice) {
         let pooler = self.plan.pooler;

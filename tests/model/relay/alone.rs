@@ -118,6 +118,7 @@ impl Sending {
             due.fates[index] = Fate::InFlight;
             due.in_flight += 1;
             due.ready.pop();
+            send::still_leads(lead, site);
             self.second.hand_over(send::message(&row, tag, partition, lead), site.kafka);
         }
     }

@@ -147,14 +147,14 @@ impl Sending {
         while let Some((tag, result)) = self.main.reports.pop_front() {
             self.awaits_report = false;
             self.outstanding -= 1;
+            let mut gates = self.topics.values_mut().flat_map(|topic| &mut topic.gates);
+            if let Some(gate) = gates.find(|gate| **gate == Gate::First(tag)) {
+                *gate = if result.is_ok() { Gate::Open } else { Gate::Closed };
+            }
             if site.plan.has(Bug::MarksBeforeConfirm) {
                 continue;
             }
             let at = self.batch_at(tag.no);
-            let gates = &mut self.topics.get_mut(&self.window[at].rows[tag.index].topic).expect("known").gates;
-            if let Some(gate) = gates.iter_mut().find(|gate| **gate == Gate::First(tag)) {
-                *gate = if result.is_ok() { Gate::Open } else { Gate::Closed };
-            }
             match result {
                 Err(failure) if !taken_for_success(failure, site.plan) => {
                     self.window[at].set(tag.index, Fate::Returned);
@@ -339,6 +339,7 @@ impl Sending {
                 Gate::Open => {}
             }
         }
+        still_leads(lead, site);
         self.main.hand_over(message(&row, tag, partition, lead), site.kafka);
         self.outstanding += 1;
         let early = site.plan.has(Bug::MarksBeforeConfirm);
@@ -424,6 +425,14 @@ impl Sending {
 
     fn batch_at(&self, no: u64) -> usize {
         self.window.partition_point(|batch| batch.no < no)
+    }
+}
+
+/// Trust in the lease ends before anybody else can have it.
+pub fn still_leads(lead: &Lead, site: &mut Site) {
+    let epoch = site.postgres.visible.epoch;
+    if epoch != lead.epoch {
+        site.broken.push(format!("a relay hands over under epoch {} while it is {epoch}", lead.epoch));
     }
 }
 
