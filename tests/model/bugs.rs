@@ -81,6 +81,8 @@ pub struct Plan {
     pub log_ahead: i64,
     /// Faults in a thousand steps.
     pub faults: u64,
+    /// The server prefers to crash while something visible is not on disk.
+    pub worst_crashes: bool,
     /// Connections outlive a crash of the server.
     pub pooler: bool,
     /// Rows in a hundred that Kafka refuses, at least for a while.
@@ -115,9 +117,10 @@ impl Plan {
             ttl: dice.between(500, 1500),
             log_ahead: dice.pick(&[1, 4, 32]),
             faults: dice.pick(&[0, 2, 5, 10, 20, 30]),
+            worst_crashes: dice.percent(40),
             pooler: dice.percent(50),
             refused: dice.pick(&[0, 5, 15, 30]),
-            asynchronous: dice.pick(&[0, 20, 80]),
+            asynchronous: dice.pick(&[0, 50, 100]),
             lingering: dice.pick(&[0, 10, 30]),
             names_culprits: dice.percent(50),
             compresses: dice.percent(50),

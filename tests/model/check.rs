@@ -10,7 +10,8 @@ use crate::truth::End;
 
 /// Judges a schedule.
 pub fn check(schedule: &mut Schedule, drained: bool) -> Report {
-    let mut problems: Vec<String> = schedule.broken.drain(..).chain(schedule.postgres.broken.drain(..)).collect();
+    let mut problems: Vec<String> =
+        schedule.broken.drain(..).chain(schedule.postgres.broken.drain(..)).collect();
     schedule.postgres.flush_all();
     let mut seen: BTreeMap<u128, usize> = BTreeMap::new();
     let mut last: HashMap<(Arc<str>, Box<[u8]>), u128> = HashMap::new();
@@ -33,7 +34,9 @@ pub fn check(schedule: &mut Schedule, drained: bool) -> Report {
         }
         // A row that somebody has to decide about has left its key's order.
         let is_dead = schedule.postgres.visible.dead.contains(&record.id);
-        if let Some(key) = record.key.clone().filter(|_| event.in_turn && !is_dead && event.end == End::Committed) {
+        if let Some(key) =
+            record.key.clone().filter(|_| event.in_turn && !is_dead && event.end == End::Committed)
+        {
             let before = last.insert((Arc::clone(&record.topic), key), record.event);
             if let Some(before) = before.filter(|before| *before > record.event) {
                 problems.push(format!(
@@ -72,7 +75,9 @@ pub fn check(schedule: &mut Schedule, drained: bool) -> Report {
     }
     let window = schedule.plan.window();
     for (epoch, records) in stale.into_iter().filter(|(_, records)| *records > window) {
-        problems.push(format!("{records} records of epoch {epoch} came behind a newer one, the window is {window}"));
+        problems.push(format!(
+            "{records} records of epoch {epoch} came behind a newer one, the window is {window}"
+        ));
     }
     let replaced: usize = schedule.relays.iter().map(|relay| relay.replaced + relay.crashes).sum();
     let breaks = schedule.postgres.takeovers.saturating_sub(1)

@@ -23,7 +23,7 @@ use self::bugs::Bug;
 use self::schedule::{Report, run};
 
 /// Seeds that a seeded bug may take to be found.
-const BITES_WITHIN: u64 = 400;
+const BITES_WITHIN: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

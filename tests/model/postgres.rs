@@ -233,7 +233,7 @@ impl Postgres {
     /// The server dies and recovers. Returns the rows of commits that are lost.
     pub fn crash(&mut self, dice: &mut Dice) -> Vec<Rc<OutboxRow>> {
         self.crashes += 1;
-        if dice.percent(50) {
+        if dice.percent(30) {
             self.flush_some(dice);
         }
         let mut lost = Vec::new();
@@ -256,6 +256,11 @@ impl Postgres {
         self.flushed = self.written;
         self.lose_calls(dice);
         lost
+    }
+
+    /// Nothing is visible that a crash could undo.
+    pub fn is_flushed(&self) -> bool {
+        self.written == self.flushed
     }
 
     /// Flushes everything: what is visible now is what there is.

@@ -52,6 +52,7 @@ pub struct Session {
 }
 
 /// What a session has to say.
+#[allow(clippy::large_enum_variant, reason = "it lives for a step")]
 pub enum Heard {
     /// Nothing is asked: the next statement may be sent.
     Free,
@@ -251,8 +252,8 @@ impl Relay {
                         u128::from(site.dice.between(1, u64::MAX >> 1)) << 64 | u128::from(site.now),
                     );
                     self.claimed = Some(token);
-                    let Lease { epoch, beat } = Lease { epoch: seen.epoch, beat: seen.beat };
-                    let ask = Ask::TakeOver { holder: self.holder, epoch, beat, token };
+                    let (holder, epoch, beat) = (self.holder, seen.epoch, seen.beat);
+                    let ask = Ask::TakeOver { holder, epoch, beat, token };
                     self.look.ask(self.no, ask, site);
                 }
             }
@@ -260,12 +261,7 @@ impl Relay {
                 let token = self.claimed.take().expect("it was asked for");
                 let Some(epoch) = epoch else { return };
                 self.term = Some(Term {
-                    lead: Lead {
-                        relay: self.no,
-                        epoch,
-                        token,
-                        trust_until: trust(sent_at, site.plan),
-                    },
+                    lead: Lead { relay: self.no, epoch, token, trust_until: trust(sent_at, site.plan) },
                     begun: site.now,
                     beat: Session::default(),
                     beat_at: site.now,
@@ -279,12 +275,6 @@ impl Relay {
             }
         }
     }
-}
-
-/// Two fields of a lease.
-struct Lease {
-    epoch: i64,
-    beat: i64,
 }
 
 /// Until when a renewal that was sent then may be believed in.
@@ -329,7 +319,7 @@ impl Term {
             return Ok(());
         };
         match site.dice.below(10) {
-            0 | 1 => loops.read.step(&self.lead, &loops.send, site),
+            0 | 1 => loops.read.step(&self.lead, site),
             2..5 => send::step(&self.lead, loops, site),
             5 => settle::step(&self.lead, loops, site),
             6 => alone::step(&self.lead, loops, site),

@@ -15,8 +15,8 @@ use crate::trace::Trace;
 use crate::truth::{End, Truth};
 use crate::writers::Writers;
 
-/// Steps that draining may take: minutes of the virtual clock.
-const DRAIN: usize = 40_000;
+/// Steps that draining may take: some minutes of the virtual clock.
+const DRAIN: usize = 200_000;
 
 /// Everything there is.
 pub struct Schedule {
@@ -65,8 +65,9 @@ pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Report {
         removals: 0,
     };
     for _ in 0..schedule.plan.steps {
-        if (schedule.dice.below(1000) as u64) < schedule.plan.faults {
-            schedule.fault();
+        let worst = schedule.is_worst();
+        if worst || (schedule.dice.below(1000) as u64) < schedule.plan.faults {
+            schedule.fault(worst);
         }
         schedule.step();
         if !schedule.broken.is_empty() || !schedule.postgres.broken.is_empty() {
@@ -84,15 +85,17 @@ pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Report {
 impl Schedule {
     /// Some actor does its next step.
     fn step(&mut self) {
-        let most = if self.dice.percent(75) { 2 } else { 20 };
+        let most = if self.dice.percent(85) { 1 } else { 12 };
         self.now += self.dice.between(0, most);
         let Schedule { now, plan, dice, postgres, kafka, truth, writers, relays, trace, broken, .. } = self;
         let now = *now;
         match dice.below(100) {
-            0..14 => writers.step(now, plan, dice, postgres, truth, &kafka.topics, trace),
+            0..14 => {
+                writers.step(&mut Site { now, plan, dice, postgres, kafka, trace, broken }, truth);
+            }
             14..32 => kafka.step(now, dice, truth, trace, |topic| relays.iter().any(|r| r.holds(topic))),
             32..52 => postgres.step(now, dice, trace),
-            52..54 => postgres.flush_some(dice),
+            52 => postgres.flush_some(dice),
             _ => {
                 let who = dice.below(relays.len());
                 let leader = relays.iter().position(Relay::leads).filter(|_| dice.percent(70));
@@ -109,17 +112,25 @@ impl Schedule {
         }
     }
 
-    /// Something breaks.
-    fn fault(&mut self) {
+    /// The worst moments for a crash are while something visible is not on disk, above all between a poll and its flush barrier.
+    fn is_worst(&mut self) -> bool {
+        let in_thousand = match (self.postgres.barrier_waits(), self.postgres.is_flushed()) {
+            (true, _) => 20,
+            (_, false) => 2,
+            _ => 0,
+        };
+        self.plan.worst_crashes && self.plan.faults > 0 && self.dice.below(1000) < in_thousand
+    }
+
+    /// Something breaks: the server, or anything.
+    fn fault(&mut self, crash: bool) {
         let Schedule { now, plan, dice, postgres, kafka, truth, writers, relays, trace, broken, .. } = self;
         let now = *now;
         // Usually the leader, as far as there is one.
         let who = dice.below(relays.len());
         let who = relays.iter().position(Relay::leads).filter(|_| dice.percent(70)).unwrap_or(who);
         let relay = &mut relays[who];
-        // The worst moment for a crash is between a poll and the flush barrier behind it.
-        let what = if postgres.barrier_waits() && dice.percent(30) { 7 } else { dice.below(10) };
-        match what {
+        match if crash { 7 } else { dice.below(10) } {
             0 => {
                 trace.say(now, "fault", || format!("relay {who} is killed"));
                 relay.kill(now + dice.between(50, 1000), dice, postgres);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::bugs::{Ms, Plan};
 use crate::dice::Dice;
 use crate::postgres::{Postgres, Redo, Stored, Xid};
-use crate::trace::Trace;
+use crate::relay::Site;
 use crate::truth::{End, Event, Truth};
 
 /// A topic by its number, and a key; keyless rows lock nothing.
@@ -68,16 +68,9 @@ impl Writers {
     }
 
     /// Some writer does its next step.
-    pub fn step(
-        &mut self,
-        now: Ms,
-        plan: &Plan,
-        dice: &mut Dice,
-        postgres: &mut Postgres,
-        truth: &mut Truth,
-        topics: &[Arc<str>],
-        trace: &mut Trace,
-    ) {
+    pub fn step(&mut self, site: &mut Site, truth: &mut Truth) {
+        let Site { now, plan, dice, postgres, kafka, trace, .. } = site;
+        let (now, topics) = (*now, &kafka.topics);
         let who = dice.below(self.writers.len());
         let Some(transaction) = &mut self.writers[who] else {
             if self.left > 0 {

@@ -82,8 +82,12 @@ impl Producer {
             self.take(response, kafka);
             return;
         }
-        let ready: Vec<(Arc<str>, i32)> =
-            self.queues.iter().filter(|(_, queue)| queue.may_send()).map(|(place, _)| place.clone()).collect();
+        let ready: Vec<(Arc<str>, i32)> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.may_send())
+            .map(|(place, _)| place.clone())
+            .collect();
         if ready.is_empty() || self.dead {
             return;
         }
@@ -163,7 +167,8 @@ impl Producer {
         }
         let flight = queue.flights.remove(at).expect("it was found");
         let topic = Arc::clone(&place.0);
-        let failures = flight.messages.iter().map(|message| message.tag).zip(refused.iter().copied().map(Err));
+        let failures =
+            flight.messages.iter().map(|message| message.tag).zip(refused.iter().copied().map(Err));
         self.reports.extend(failures);
         self.tripped = true;
         match refused[0] {

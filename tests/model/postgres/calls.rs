@@ -64,7 +64,7 @@ pub struct Inherited {
 /// What `outbox.settle` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    Settled,
+    Written,
     Repeated,
     LeaseLost,
     Forgotten,
@@ -179,11 +179,15 @@ impl Postgres {
                     self.flush(self.written);
                 }
                 let blind = self.plan.has(Bug::BlindFlushBarrier);
-                return Some(Answer::Durable(if blind { Incarnation::Ours } else { self.incarnation(token) }));
+                return Some(Answer::Durable(if blind {
+                    Incarnation::Ours
+                } else {
+                    self.incarnation(token)
+                }));
             }
             Ask::TakeOver { holder, epoch, beat, .. } => {
-                let moved = self.visible.beat != beat
-                    && self.visible.holder.is_some_and(|known| known != holder);
+                let moved =
+                    self.visible.beat != beat && self.visible.holder.is_some_and(|known| known != holder);
                 if self.visible.epoch != epoch || moved {
                     return Some(Answer::Taken(None));
                 }
@@ -260,7 +264,7 @@ impl Postgres {
                     )
                 });
                 self.commit(xid, Redo::Settle(xid, since, settlement), synchronous);
-                Answer::Settled(Settled::Settled)
+                Answer::Settled(Settled::Written)
             }
             _ => unreachable!("only what writes runs"),
         }

@@ -1,6 +1,7 @@
 //! Deferred rows that are due: fetched one batch at a time, sent alone, one in flight per key.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_relay::message::{Fitness, judge};
@@ -9,7 +10,8 @@ use outbox_relay::store::settle::{Deferral, PARKED, Reason};
 use outbox_relay::verdict::{Failure, History, Route, TopicTrouble, Verdict, decide};
 
 use super::batch::{DueBatch, Fate};
-use super::send::{self, Sending};
+use super::send::Sending;
+use super::send::record;
 use super::{End, Heard, Lead, Loops, Session, Site};
 use crate::bugs::Ms;
 use crate::kafka::{PARTITIONS, Tag};
@@ -105,7 +107,7 @@ impl Sending {
                 self.due_failed(index, Failure::Topic(TopicTrouble::Missing), site);
                 continue;
             }
-            if let Fitness::Unfit(failure, _) = judge(&row, &send::facts(site.plan)) {
+            if let Fitness::Unfit(failure, _) = judge(&row, &record::facts(site.plan)) {
                 self.due_failed(index, failure, site);
                 continue;
             }
@@ -118,8 +120,8 @@ impl Sending {
             due.fates[index] = Fate::InFlight;
             due.in_flight += 1;
             due.ready.pop();
-            send::still_leads(lead, site);
-            self.second.hand_over(send::message(&row, tag, partition, lead), site.kafka);
+            record::still_leads(lead, site);
+            self.second.hand_over(record::message(&row, tag, partition, lead), site.kafka);
         }
     }
 
@@ -129,9 +131,9 @@ impl Sending {
             let Some(due) = self.due.as_mut().filter(|due| due.no == tag.no) else { continue };
             due.in_flight -= 1;
             match result {
-                Err(failure) if !send::taken_for_success(failure, site.plan) => {
+                Err(failure) if !record::taken_for_success(failure, site.plan) => {
                     if let Failure::Topic(_) = failure {
-                        let topic = due.rows[tag.index].waiting.row.topic.clone();
+                        let topic = Arc::clone(&due.rows[tag.index].waiting.row.topic);
                         self.sicken(&topic);
                     }
                     self.due_failed(tag.index, failure, site);
@@ -155,17 +157,17 @@ impl Sending {
         let waiting = &due.rows[index].waiting;
         let age = waiting.first_rejected.map_or(0, |at| site.now.saturating_sub(at));
         let history = History { attempts: waiting.attempts.max(0) as u32, age: Duration::from_millis(age) };
-        let verdict = decide(failure, Route::Alone, history, send::limits(site.plan));
+        let verdict = decide(failure, Route::Alone, history, record::limits(site.plan));
         let spent = matches!(verdict, Verdict::PutOff { spent: true } | Verdict::Dead(_));
         let attempts = waiting.attempts + i32::from(spent);
         let tries = waiting.tries + i32::from(spent);
         let id = waiting.row.id;
         due.fates[index] = match verdict {
-            Verdict::Dead(reason) => Fate::Dead(send::death(id, reason, attempts)),
+            Verdict::Dead(reason) => Fate::Dead(record::death(id, reason, attempts)),
             verdict => {
                 let delay = match verdict {
                     Verdict::Park(_) => PARKED,
-                    _ => send::BACKOFF.delay(tries.max(1) as u32, site.dice.fraction()).as_millis() as i64,
+                    _ => record::BACKOFF.delay(tries.max(1) as u32, site.dice.fraction()).as_millis() as i64,
                 };
                 Fate::PutOff(Deferral {
                     reason: Reason::Retry,

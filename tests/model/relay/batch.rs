@@ -79,8 +79,7 @@ impl Batch {
 
     /// What the settlement records.
     pub fn decided(self, plan: &Plan) -> Decided {
-        let mut decided =
-            Decided { position: Some(self.next), rows: self.rows.len(), ..Decided::default() };
+        let mut decided = Decided { position: Some(self.next), rows: self.rows.len(), ..Decided::default() };
         for (row, fate) in self.rows.iter().zip(self.fates) {
             match fate {
                 Fate::Published => decided.outcome.published.push((row.id, receipt())),

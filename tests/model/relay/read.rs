@@ -7,7 +7,6 @@ use std::rc::Rc;
 use outbox_relay::message::OutboxRow;
 use outbox_relay::position::{Position, Seen};
 
-use super::send::Sending;
 use super::{End, Heard, Lead, Session, Site};
 use crate::bugs::{Bug, Ms};
 use crate::postgres::Xid;
@@ -52,7 +51,7 @@ impl Reading {
     }
 
     /// One turn.
-    pub fn step(&mut self, lead: &Lead, _send: &Sending, site: &mut Site) -> Result<(), End> {
+    pub fn step(&mut self, lead: &Lead, site: &mut Site) -> Result<(), End> {
         match self.session.hear(site) {
             Heard::Waits => {}
             Heard::Free => self.ask(lead, site),

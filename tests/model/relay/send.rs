@@ -3,32 +3,32 @@
 //! The decisions are the relay's own: `message::judge`, `verdict::decide`, `ordering::BlockedKeys`, `partition::of_key`. What is modelled
 //! here is the order in which they are asked. Lanes are not: a topic that is gone parks its rows, as when no lane is free.
 
+pub mod record;
+mod reports;
+
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_relay::backoff::Backoff;
-use outbox_relay::message::{Fitness, OutboxRow, TopicFacts, judge};
+use outbox_relay::message::{Fitness, judge};
 use outbox_relay::ordering::BlockedKeys;
 use outbox_relay::partition;
-use outbox_relay::store::settle::{Death, Deferral, PARKED, Reason};
-use outbox_relay::verdict::{self, Failure, History, Limits, Route, Verdict, decide, own_fault};
+use outbox_relay::store::settle::{Deferral, PARKED, Reason};
+use outbox_relay::verdict::{Failure, History, Limits, Verdict, own_fault};
 
 use super::batch::{Batch, Decided, DueBatch, Fate};
 use super::settle::Freed;
 use super::{End, Lead, Loops, Site};
 use crate::bugs::{Bug, Ms, Plan};
 use crate::kafka::producer::Producer;
-use crate::kafka::{Kafka, Message, PARTITIONS, Record, Tag};
+use crate::kafka::{Kafka, PARTITIONS, Tag};
 use crate::postgres::calls::Inherited;
 
 /// A row that failed in company is charged with nothing.
 const ENDLESS: Limits = Limits { attempts: u32::MAX, age: Duration::MAX };
 /// How long a dead producer's last reports are waited for, and then again after its purge.
 const LAST_REPORTS: Ms = 200;
-/// Waits between the tries of a row.
-pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_millis(400) };
 
 /// Whether a partition may be pipelined into.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub fn step(lead: &Lead, loops: &mut Loops, site: &mut Site) -> Result<(), End> 
         send.next_look = site.now + 100;
         send.look_around(site);
     } else if let Some(freed) = loops.settle.out.pop_front() {
-        send.leave(freed, site.plan);
+        send.leave(freed);
     } else if loops.settle.has_room()
         && let Some(decided) = send.take_decided(site.plan)
     {
@@ -143,117 +143,6 @@ impl Sending {
         self.topics.get_mut(name).expect("all topics are known")
     }
 
-    fn take_reports(&mut self, site: &mut Site) {
-        while let Some((tag, result)) = self.main.reports.pop_front() {
-            self.awaits_report = false;
-            self.outstanding -= 1;
-            let mut gates = self.topics.values_mut().flat_map(|topic| &mut topic.gates);
-            if let Some(gate) = gates.find(|gate| **gate == Gate::First(tag)) {
-                *gate = if result.is_ok() { Gate::Open } else { Gate::Closed };
-            }
-            if site.plan.has(Bug::MarksBeforeConfirm) {
-                continue;
-            }
-            let at = self.batch_at(tag.no);
-            match result {
-                Err(failure) if !taken_for_success(failure, site.plan) => {
-                    self.window[at].set(tag.index, Fate::Returned);
-                    self.returned.push((tag.no, tag.index, failure));
-                }
-                _ => self.window[at].set(tag.index, Fate::Published),
-            }
-        }
-        self.take_due_reports(site);
-    }
-
-    fn judge_returned(&mut self, site: &mut Site) {
-        let innocent = |(_, _, failure): &(u64, usize, Failure)| {
-            decide(*failure, Route::Main, History::default(), ENDLESS) == Verdict::SendAgain
-        };
-        let failed = self.main.dead || self.returned.iter().any(innocent);
-        if failed && (!self.returned.is_empty() || self.main.dead) {
-            self.dead_since.get_or_insert(site.now);
-        }
-        if self.give_up_main {
-            return self.replace_main(site);
-        }
-        if let Some(since) = self.dead_since {
-            if self.outstanding > 0 && site.now < since + 2 * LAST_REPORTS {
-                if site.now >= since + LAST_REPORTS {
-                    self.main.purge();
-                }
-                return;
-            }
-            return self.replace_main(site);
-        }
-        if !self.returned.is_empty() {
-            let mut returned = std::mem::take(&mut self.returned);
-            returned.sort_unstable_by_key(|(no, index, _)| (*no, *index));
-            for (no, index, failure) in returned {
-                self.judge(no, index, failure, site);
-            }
-        }
-        self.main.tripped = false;
-    }
-
-    /// Decides a returned row; `true` if it goes out again.
-    fn judge(&mut self, no: u64, index: usize, failure: Failure, site: &mut Site) -> bool {
-        let at = self.batch_at(no);
-        let row = Rc::clone(&self.window[at].rows[index]);
-        if taken_for_success(failure, site.plan) {
-            self.window[at].set(index, Fate::Published);
-            return false;
-        }
-        if self.keys.blocks(&row.topic, row.key.as_deref()) {
-            self.put_off(at, index, Reason::Behind, None, false, site.plan);
-            return false;
-        }
-        let verdict = decide(failure, Route::Main, History::default(), ENDLESS);
-        if verdict == Verdict::SendAgain && self.topic(&row.topic).sick {
-            self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
-            return false;
-        }
-        match verdict {
-            Verdict::SendAgain => return true,
-            Verdict::Suspect => self.put_off(at, index, Reason::Retry, Some(0), false, site.plan),
-            _ => {
-                self.sicken(&row.topic);
-                self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
-            }
-        }
-        false
-    }
-
-    /// The main producer is given up: judge what it left, send the innocents again, in order, through another one.
-    fn replace_main(&mut self, site: &mut Site) {
-        let mut returned = std::mem::take(&mut self.returned);
-        for batch in &mut self.window {
-            for (index, fate) in batch.fates.iter_mut().enumerate() {
-                if matches!(fate, Fate::InFlight) {
-                    *fate = Fate::Returned;
-                    returned.push((batch.no, index, Failure::Unknown));
-                }
-            }
-        }
-        returned.sort_unstable_by_key(|(no, index, _)| (*no, *index));
-        let mut again: Vec<(u64, usize)> = self.again.drain(..).collect();
-        for (no, index, failure) in returned {
-            if self.judge(no, index, failure, site) {
-                let at = self.batch_at(no);
-                self.window[at].set(index, Fate::Waiting);
-                again.push((no, index));
-            }
-        }
-        again.sort_unstable();
-        site.trace.say(site.now, "send", || format!("replaces producer {}", self.main.number));
-        self.again = again.into();
-        (self.outstanding, self.dead_since, self.give_up_main) = (0, None, false);
-        self.awaits_report = false;
-        self.replaced += 1;
-        self.main = Producer::main(site.kafka);
-        self.topics.values_mut().for_each(|topic| topic.gates = [Gate::Closed; PARTITIONS as usize]);
-    }
-
     /// The topic is gone; its gates close, for the broker will know nothing of us.
     pub fn sicken(&mut self, name: &str) {
         let topic = self.topic(name);
@@ -300,19 +189,19 @@ impl Sending {
             self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
             return true;
         }
-        match judge(&row, &facts(site.plan)) {
+        match judge(&row, &record::facts(site.plan)) {
             Fitness::Fit => {}
             Fitness::Suspect => {
                 self.put_off(at, index, Reason::Retry, Some(0), false, site.plan);
                 return true;
             }
             Fitness::Unfit(failure, _) => {
-                match own_fault(failure, History::default(), limits(site.plan)) {
+                match own_fault(failure, History::default(), record::limits(site.plan)) {
                     Verdict::Dead(reason) => {
-                        self.window[at].set(index, Fate::Dead(death(row.id, reason, 1)));
+                        self.window[at].set(index, Fate::Dead(record::death(row.id, reason, 1)));
                     }
                     _ => {
-                        let delay = BACKOFF.delay(1, site.dice.fraction()).as_millis() as i64;
+                        let delay = record::BACKOFF.delay(1, site.dice.fraction()).as_millis() as i64;
                         self.put_off(at, index, Reason::Retry, Some(delay), true, site.plan);
                     }
                 }
@@ -339,8 +228,8 @@ impl Sending {
                 Gate::Open => {}
             }
         }
-        still_leads(lead, site);
-        self.main.hand_over(message(&row, tag, partition, lead), site.kafka);
+        record::still_leads(lead, site);
+        self.main.hand_over(record::message(&row, tag, partition, lead), site.kafka);
         self.outstanding += 1;
         let early = site.plan.has(Bug::MarksBeforeConfirm);
         self.window[at].set(index, if early { Fate::Published } else { Fate::InFlight });
@@ -373,7 +262,7 @@ impl Sending {
     }
 
     /// What a settlement frees: room, and keys whose last waiting row is through.
-    fn leave(&mut self, freed: Freed, _plan: &Plan) {
+    fn leave(&mut self, freed: Freed) {
         self.rows -= freed.rows;
         freed.blocked.iter().for_each(|(topic, key)| self.keys.wait(topic, key.as_deref(), 1));
         for (topic, key) in &freed.departed {
@@ -389,7 +278,8 @@ impl Sending {
         let decided = if let Some(due) = self.due.take_if(|due| due.is_through()) {
             due.decided()
         } else {
-            self.window.pop_front_if(|batch| batch.open == 0)?.decided(plan)
+            self.window.front().filter(|batch| batch.open == 0)?;
+            self.window.pop_front()?.decided(plan)
         };
         decided.parked.iter().for_each(|name| self.topic(name).parked += 1);
         Some(decided)
@@ -425,62 +315,5 @@ impl Sending {
 
     fn batch_at(&self, no: u64) -> usize {
         self.window.partition_point(|batch| batch.no < no)
-    }
-}
-
-/// Trust in the lease ends before anybody else can have it.
-pub fn still_leads(lead: &Lead, site: &mut Site) {
-    let epoch = site.postgres.visible.epoch;
-    if epoch != lead.epoch {
-        site.broken.push(format!("a relay hands over under epoch {} while it is {epoch}", lead.epoch));
-    }
-}
-
-/// The record of a row.
-pub fn message(row: &OutboxRow, tag: Tag, partition: i32, lead: &Lead) -> Message {
-    let record = Record {
-        event: row.event_id.as_u128(),
-        id: row.id,
-        topic: Arc::clone(&row.topic),
-        key: row.key.clone(),
-        epoch: lead.epoch,
-    };
-    Message { tag, record: Rc::new(record), partition }
-}
-
-/// What is known of every topic.
-pub fn facts(plan: &Plan) -> TopicFacts {
-    TopicFacts {
-        partitions: PARTITIONS,
-        max_message_bytes: Some(10_000),
-        narrow: false,
-        compacted: false,
-        compressed: plan.compresses,
-        batch_size: 5_000,
-    }
-}
-
-pub fn limits(plan: &Plan) -> Limits {
-    Limits { attempts: plan.attempts, age: Duration::from_secs(86_400) }
-}
-
-/// The dead letter that a row becomes.
-pub fn death(id: i64, reason: verdict::Reason, attempts: i32) -> Death {
-    Death {
-        id,
-        class: reason.as_str(),
-        fingerprint: verdict::fingerprint(reason, ""),
-        error: String::new(),
-        attempts,
-        copy: None,
-    }
-}
-
-/// Of the seeded bugs: a failure that is not seen as one.
-pub fn taken_for_success(failure: Failure, plan: &Plan) -> bool {
-    match failure {
-        Failure::Unknown => plan.has(Bug::TimeoutIsSuccess),
-        Failure::Refused | Failure::TooLarge => plan.has(Bug::SwallowsError),
-        _ => false,
     }
 }

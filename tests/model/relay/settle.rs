@@ -119,7 +119,7 @@ pub fn step(lead: &Lead, loops: &mut Loops, site: &mut Site) -> Result<(), End> 
                 settle.session.ask(lead.relay, Ask::Settle(Rc::clone(settlement)), site);
             }
         }
-        Heard::Answer(Answer::Settled(Settled::Settled | Settled::Repeated), _) => {
+        Heard::Answer(Answer::Settled(Settled::Written | Settled::Repeated), _) => {
             let (settlement, freed) = settle.current.take().expect("it was sent");
             settle.since = None;
             settle.wrote_at = site.now;
