@@ -101,7 +101,7 @@ impl Plan {
     /// What this seed makes of it.
     pub fn draw(bug: Option<Bug>, dice: &mut Dice) -> Plan {
         let page_rows = dice.between(2, 8) as usize;
-        Plan {
+        let plan = Plan {
             bug,
             steps: dice.between(2000, 8000) as usize,
             relays: dice.between(2, 3) as usize,
@@ -124,6 +124,17 @@ impl Plan {
             lingering: dice.pick(&[0, 10, 30]),
             names_culprits: dice.percent(50),
             compresses: dice.percent(50),
+        };
+        match bug {
+            // The climate in which it hurts; in any other it takes thousands of seeds.
+            Some(Bug::BlindFlushBarrier) => Plan {
+                worst_crashes: true,
+                pooler: true,
+                asynchronous: 100,
+                faults: plan.faults.max(2),
+                ..plan
+            },
+            _ => plan,
         }
     }
 

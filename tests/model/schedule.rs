@@ -115,11 +115,12 @@ impl Schedule {
     /// The worst moments for a crash are while something visible is not on disk, above all between a poll and its flush barrier.
     fn is_worst(&mut self) -> bool {
         let in_thousand = match (self.postgres.barrier_waits(), self.postgres.is_flushed()) {
-            (true, _) => 20,
+            (true, _) => 80,
             (_, false) => 2,
             _ => 0,
         };
-        self.plan.worst_crashes && self.plan.faults > 0 && self.dice.below(1000) < in_thousand
+        let up = self.now >= self.postgres.down_until;
+        up && self.plan.worst_crashes && self.plan.faults > 0 && self.dice.below(1000) < in_thousand
     }
 
     /// Something breaks: the server, or anything.
