@@ -91,6 +91,8 @@ pub struct Plan {
     pub asynchronous: u64,
     /// Transactions in a hundred that stay open for long.
     pub lingering: u64,
+    /// Topics get lanes; otherwise all lanes are taken, and rows of sick topics are put off one by one.
+    pub lanes: bool,
     /// A broker names the culprit of a refused batch.
     pub names_culprits: bool,
     /// The producer compresses: a size above the limit is only a suspicion.
@@ -122,6 +124,7 @@ impl Plan {
             refused: dice.pick(&[0, 5, 15, 30]),
             asynchronous: dice.pick(&[0, 50, 100]),
             lingering: dice.pick(&[0, 10, 30]),
+            lanes: dice.percent(60),
             names_culprits: dice.percent(50),
             compresses: dice.percent(50),
         };

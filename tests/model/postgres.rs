@@ -10,6 +10,7 @@ pub mod settle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use outbox_relay::message::OutboxRow;
 use outbox_relay::position::Position;
@@ -35,6 +36,10 @@ pub struct Stored {
 pub struct LedgerRow {
     pub epoch: i64,
     pub seq: i64,
+    /// The topic of a lane; main's rows have none.
+    pub lane: Option<Arc<str>>,
+    /// The lane's last row: main has the topic back.
+    pub closed: bool,
     pub position: Position,
     pub as_of: Xid,
     pub published: Vec<i64>,
@@ -126,6 +131,8 @@ impl Postgres {
         let first = LedgerRow {
             epoch: 0,
             seq: 0,
+            lane: None,
+            closed: false,
             position: Position { snapshot: "10:10:".to_owned(), high: 0, late: None },
             as_of: 10,
             published: Vec::new(),
@@ -313,8 +320,22 @@ impl Tables {
         }
     }
 
-    /// The newest settlement: where reading goes on.
+    /// The newest settlement of main: where reading goes on.
     pub fn newest(&self) -> &LedgerRow {
-        self.ledger.iter().max_by_key(|row| (row.epoch, row.seq)).expect("the ledger is never empty")
+        let main = self.ledger.iter().filter(|row| row.lane.is_none());
+        main.max_by_key(|row| (row.epoch, row.seq)).expect("the ledger is never empty")
+    }
+
+    /// Topics that are read on their own, and where.
+    pub fn open_lanes(&self) -> Vec<LedgerRow> {
+        let mut newest: BTreeMap<&str, &LedgerRow> = BTreeMap::new();
+        for row in &self.ledger {
+            let Some(lane) = row.lane.as_deref() else { continue };
+            let known = newest.entry(lane).or_insert(row);
+            if (known.epoch, known.seq) < (row.epoch, row.seq) {
+                *known = row;
+            }
+        }
+        newest.into_values().filter(|row| !row.closed).cloned().collect()
     }
 }

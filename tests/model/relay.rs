@@ -5,6 +5,7 @@
 
 pub mod alone;
 pub mod batch;
+pub mod lanes;
 pub mod read;
 pub mod send;
 pub mod settle;

@@ -2,6 +2,7 @@
 //!
 //! A seed decides all of it. After the faults every frozen process wakes, every server answers, and the relays get time to drain.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -198,7 +199,9 @@ impl Schedule {
     /// Every row that was committed is accounted for, and nothing is under way that matters.
     fn is_drained(&mut self) -> bool {
         let tables = &self.postgres.visible;
-        let accounted: usize = tables.ledger.iter().map(|row| row.published.len() + row.dead.len()).sum();
-        self.writers.are_done() && tables.deferred.is_empty() && accounted >= tables.messages.len()
+        let ids = tables.ledger.iter().flat_map(|row| row.published.iter().chain(&row.dead));
+        let accounted: BTreeSet<i64> = ids.copied().collect();
+        let all = || tables.messages.keys().all(|id| accounted.contains(id));
+        self.writers.are_done() && tables.deferred.is_empty() && all()
     }
 }

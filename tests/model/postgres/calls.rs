@@ -54,6 +54,7 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Inherited {
     pub newest: LedgerRow,
+    pub lanes: Vec<LedgerRow>,
     /// Blocked keys and their number of waiting rows.
     pub waiting: Vec<(Arc<str>, Box<[u8]>, u64)>,
     pub deferred: u64,
@@ -257,9 +258,17 @@ impl Postgres {
                     let dead: Vec<i64> = outcome.rare.dead.iter().map(|d| d.id).collect();
                     let how = if synchronous { "" } else { ", asynchronous" };
                     let late = position.late.as_ref().map(|late| (&late.snapshot, late.after));
+                    let lanes = outcome.rare.lanes.iter().map(|step| {
+                        let closed = if step.closed { " closed" } else { "" };
+                        format!(
+                            ", lane {} at {} high {}{closed}",
+                            step.topic, step.position.snapshot, step.position.high
+                        )
+                    });
+                    let lanes: String = lanes.collect();
                     format!(
                         "settles {epoch}.{seq} to {} high {} late {late:?}: published {published:?} \
-                         deferred {deferred:?} dead {dead:?} woken {:?}{how}",
+                         deferred {deferred:?} dead {dead:?} woken {:?}{how}{lanes}",
                         position.snapshot, position.high, outcome.rare.woken
                     )
                 });
@@ -297,6 +306,7 @@ impl Postgres {
         }
         Inherited {
             newest: self.visible.newest().clone(),
+            lanes: self.visible.open_lanes(),
             waiting,
             deferred: self.visible.deferred.len() as u64,
             parked,

@@ -30,6 +30,11 @@ pub struct Settlement {
 }
 
 impl Settlement {
+    /// The number of the last ledger row that it writes: lanes take theirs before main's.
+    pub fn last_seq(&self) -> i64 {
+        self.seq + self.outcome.rare.lanes.len() as i64
+    }
+
     /// Whether it waits for the disk, as the function decides it.
     pub fn is_synchronous(&self) -> bool {
         let Outcome { deferred, departed, dropped, rare, .. } = &self.outcome;
@@ -70,9 +75,23 @@ impl Tables {
         if *epoch != self.epoch {
             broken.push(format!("deposed leader of epoch {epoch} settled under epoch {}", self.epoch));
         }
+        for (step, seq) in outcome.rare.lanes.iter().zip(*seq..) {
+            self.ledger.push(LedgerRow {
+                epoch: *epoch,
+                seq,
+                lane: Some(Arc::clone(&step.topic)),
+                closed: step.closed,
+                position: step.position.clone(),
+                as_of: step.as_of.as_ref().map_or(xid, |as_of| as_of.parse().expect("a number")),
+                published: Vec::new(),
+                dead: Vec::new(),
+            });
+        }
         self.ledger.push(LedgerRow {
             epoch: *epoch,
-            seq: *seq,
+            seq: settlement.last_seq(),
+            lane: None,
+            closed: false,
             position: settlement.position.clone(),
             as_of: if settlement.moved { xid } else { bound },
             published: outcome.published.iter().map(|(id, _)| *id).collect(),

@@ -8,7 +8,10 @@ use outbox_relay::position::Position;
 use outbox_relay::receipt::Receipt;
 use outbox_relay::store::settle::{Death, Deferral, Outcome, PARKED, Reason};
 
+use super::lanes::Opening;
+use super::read::Page;
 use crate::bugs::{Bug, Plan};
+use crate::postgres::Xid;
 use crate::postgres::read::DueRow;
 
 /// A key within its topic.
@@ -42,6 +45,13 @@ pub struct Batch {
     /// The first row that was never offered.
     pub offered: usize,
     pub next: Position,
+    /// The lane that it is a page of; `None`: a page of main.
+    pub lane: Option<Arc<str>>,
+    pub as_of: Xid,
+    /// Of a lane: its last page.
+    pub closes: bool,
+    /// Of main: lanes that begin before this page.
+    pub opened: Vec<Opening>,
 }
 
 /// A batch whose every row has been decided.
@@ -66,8 +76,21 @@ fn receipt() -> Receipt {
 }
 
 impl Batch {
-    pub fn new(no: u64, rows: Vec<Rc<OutboxRow>>, next: Position) -> Batch {
-        Batch { no, fates: vec![Fate::Waiting; rows.len()], open: rows.len(), offered: 0, rows, next }
+    pub fn new(no: u64, page: Page) -> Batch {
+        let Page { rows, next, as_of, lane, closes, opened, .. } = page;
+        let open = rows.len();
+        Batch {
+            no,
+            fates: vec![Fate::Waiting; open],
+            open,
+            offered: 0,
+            rows,
+            next,
+            lane,
+            as_of,
+            closes,
+            opened,
+        }
     }
 
     /// Decides or changes a row's fate.

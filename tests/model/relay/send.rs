@@ -1,7 +1,7 @@
 //! Send: rows to the main producer in order, reports back, every row's fate.
 //!
 //! The decisions are the relay's own: `message::judge`, `verdict::decide`, `ordering::BlockedKeys`, `partition::of_key`. What is modelled
-//! here is the order in which they are asked. Lanes are not: a topic that is gone parks its rows, as when no lane is free.
+//! here is the order in which they are asked.
 
 pub mod record;
 mod reports;
@@ -18,6 +18,8 @@ use outbox_relay::store::settle::{Deferral, PARKED, Reason};
 use outbox_relay::verdict::{Failure, History, Limits, Verdict, own_fault};
 
 use super::batch::{Batch, Decided, DueBatch, Fate};
+use super::lanes::{Lane, State};
+use super::read::Reading;
 use super::settle::Freed;
 use super::{End, Lead, Loops, Site};
 use crate::bugs::{Bug, Ms, Plan};
@@ -52,7 +54,8 @@ pub struct Sending {
     pub second: Producer,
     pub topics: HashMap<Arc<str>, Topic>,
     pub keys: BlockedKeys,
-    window: VecDeque<Batch>,
+    pub window: VecDeque<Batch>,
+    pub lanes: Vec<Lane>,
     pub next_no: u64,
     again: VecDeque<(u64, usize)>,
     returned: Vec<(u64, usize, Failure)>,
@@ -60,9 +63,9 @@ pub struct Sending {
     dead_since: Option<Ms>,
     give_up_main: bool,
     pub due: Option<DueBatch>,
-    extra: VecDeque<Decided>,
+    pub extra: VecDeque<Decided>,
     /// Rows offered and not settled.
-    rows: usize,
+    pub rows: usize,
     awaits_report: bool,
     /// Deferred rows, those decided and not yet settled included.
     pub deferred: u64,
@@ -85,22 +88,27 @@ pub fn step(lead: &Lead, loops: &mut Loops, site: &mut Site) -> Result<(), End> 
     }
     if site.now >= send.next_look {
         send.next_look = site.now + 100;
-        send.look_around(site);
+        send.look_around(&mut loops.read, site);
     } else if let Some(freed) = loops.settle.out.pop_front() {
         send.leave(freed);
     } else if loops.settle.has_room()
-        && let Some(decided) = send.take_decided(site.plan)
+        && let Some(decided) = send.take_decided(site.plan, site.now)
     {
         loops.settle.queue.push_back(decided);
+    } else if let Some(page) = loops.read.lane_pages.pop_front() {
+        // Before main's: main may have the topic back in the page after this one.
+        send.take_lane_page(page, site.now);
     } else if send.due.is_none()
         && let Some(rows) = loops.retry.out.take()
     {
         send.take_due(rows, site);
-    } else if send.unoffered().is_none()
+    } else if send.unoffered(None).is_none()
         && let Some(page) = loops.read.out.take()
     {
         send.next_no += 1;
-        send.window.push_back(Batch::new(send.next_no, page.rows, page.next));
+        send.window.push_back(Batch::new(send.next_no, page));
+    } else {
+        send.ask_lanes(&mut loops.read, site);
     }
     Ok(())
 }
@@ -117,12 +125,13 @@ impl Sending {
         };
         let kafka = &*site.kafka;
         let topics = kafka.topics.iter().map(|name| (Arc::clone(name), topic(name, kafka))).collect();
-        Sending {
+        let mut sending = Sending {
             main: Producer::main(site.kafka),
             second: Producer::second(site.kafka),
             topics,
             keys,
             window: VecDeque::new(),
+            lanes: Vec::new(),
             next_no: 0,
             again: VecDeque::new(),
             returned: Vec::new(),
@@ -136,7 +145,9 @@ impl Sending {
             deferred: found.deferred,
             next_look: 0,
             replaced: 0,
-        }
+        };
+        sending.inherit_lanes(found);
+        sending
     }
 
     pub fn topic(&mut self, name: &str) -> &mut Topic {
@@ -162,12 +173,21 @@ impl Sending {
             }
             self.again.pop_front();
         }
+        let lanes: Vec<Option<Arc<str>>> =
+            self.lanes.iter().map(|lane| Some(Arc::clone(&lane.topic))).collect();
+        for stream in lanes.into_iter().chain([None]) {
+            self.hand_over_stream(stream.as_ref(), lead, site);
+        }
+    }
+
+    /// Offers a slice of the new rows of main or of a lane.
+    fn hand_over_stream(&mut self, stream: Option<&Arc<str>>, lead: &Lead, site: &mut Site) {
         let slice = 1 + site.dice.below(6);
         for _ in 0..slice {
             if !self.again.is_empty() || !self.gate_is_open() || self.rows >= site.plan.window_rows {
                 break;
             }
-            let Some(at) = self.unoffered() else { break };
+            let Some(at) = self.unoffered(stream) else { break };
             let index = self.window[at].offered;
             if !self.offer(at, index, lead, site) {
                 break;
@@ -180,6 +200,16 @@ impl Sending {
     /// Offers a row to the main producer, or decides that it does not go. `false`: not now.
     fn offer(&mut self, at: usize, index: usize, lead: &Lead, site: &mut Site) -> bool {
         let row = Rc::clone(&self.window[at].rows[index]);
+        let lane = self.lane_of(&row.topic).map(|lane| (lane.state, lane.lets_main_finish));
+        match lane.filter(|_| self.window[at].lane.is_none()) {
+            Some((State::Opening, false)) => {
+                self.put_off(at, index, Reason::Retry, Some(PARKED), false, site.plan);
+                return true;
+            }
+            // Main has read what comes behind the lane's last page.
+            Some((State::Closing, _)) if self.unoffered(Some(&row.topic)).is_some() => return false,
+            _ => {}
+        }
         if self.keys.blocks(&row.topic, row.key.as_deref()) {
             self.put_off(at, index, Reason::Behind, None, false, site.plan);
             return true;
@@ -271,23 +301,34 @@ impl Sending {
         }
     }
 
-    fn take_decided(&mut self, plan: &Plan) -> Option<Decided> {
+    fn take_decided(&mut self, plan: &Plan, now: Ms) -> Option<Decided> {
         if let Some(extra) = self.extra.pop_front() {
             return Some(extra);
         }
         let decided = if let Some(due) = self.due.take_if(|due| due.is_through()) {
             due.decided()
         } else {
-            self.window.front().filter(|batch| batch.open == 0)?;
-            self.window.pop_front()?.decided(plan)
+            let at = self.decided_at()?;
+            let mut batch = self.window.remove(at)?;
+            let steps = self.take_lane_step(&mut batch, now);
+            let of_lane = batch.lane.is_some();
+            let mut decided = batch.decided(plan);
+            decided.outcome.rare.lanes = steps;
+            // Its position is its lane's, not main's.
+            decided.position = decided.position.filter(|_| !of_lane);
+            decided
         };
         decided.parked.iter().for_each(|name| self.topic(name).parked += 1);
         Some(decided)
     }
 
     /// Ten times a second: topics that are gone or back, and the second producer.
-    fn look_around(&mut self, site: &mut Site) {
+    fn look_around(&mut self, read: &mut Reading, site: &mut Site) {
         let names: Vec<Arc<str>> = site.kafka.topics.clone();
+        if site.dice.percent(3) {
+            let name = &names[site.dice.below(names.len())];
+            self.lane_for(name, true, read, site.plan);
+        }
         for name in names {
             let gone = site.kafka.is_gone(&name);
             if gone && !self.topic(&name).sick {
@@ -299,6 +340,10 @@ impl Sending {
             }
             let topic = self.topic(&name);
             topic.sick = gone;
+            if gone {
+                self.lane_for(&name, false, read, site.plan);
+            }
+            let topic = self.topic(&name);
             if !gone && topic.parked > 0 {
                 let rows = std::mem::take(&mut topic.parked) as i64;
                 let mut decided = Decided::default();
@@ -306,11 +351,23 @@ impl Sending {
                 self.extra.push_back(decided);
             }
         }
+        self.drive_lanes(read, site);
     }
 
-    fn unoffered(&self) -> Option<usize> {
-        let last = self.window.len().checked_sub(1)?;
-        (self.window[last].offered < self.window[last].rows.len()).then_some(last)
+    /// Where the next row of main or of a lane is that was never offered.
+    pub fn unoffered(&self, lane: Option<&Arc<str>>) -> Option<usize> {
+        let last = self.window.iter().rposition(|batch| batch.lane.as_ref() == lane);
+        last.filter(|at| self.window[*at].offered < self.window[*at].rows.len())
+    }
+
+    /// The next decided batch. Those of main leave in the order in which they were read, and so do those of each lane.
+    fn decided_at(&self) -> Option<usize> {
+        let mut held: Vec<Option<&Arc<str>>> = Vec::new();
+        self.window.iter().position(|batch| {
+            let goes = batch.open == 0 && !held.contains(&batch.lane.as_ref());
+            held.push(batch.lane.as_ref());
+            goes
+        })
     }
 
     fn batch_at(&self, no: u64) -> usize {

@@ -91,10 +91,9 @@ impl Settling {
                 break;
             }
         }
-        self.seq += 1;
         let settlement = Settlement {
             epoch: lead.epoch,
-            seq: self.seq,
+            seq: self.seq + 1,
             token: lead.token,
             durable: site.now >= self.durable_at + DURABLE_EVERY,
             position: self.position.clone(),
@@ -121,6 +120,7 @@ pub fn step(lead: &Lead, loops: &mut Loops, site: &mut Site) -> Result<(), End> 
         }
         Heard::Answer(Answer::Settled(Settled::Written | Settled::Repeated), _) => {
             let (settlement, freed) = settle.current.take().expect("it was sent");
+            settle.seq = settlement.last_seq();
             settle.since = None;
             settle.wrote_at = site.now;
             if settlement.is_synchronous() {
