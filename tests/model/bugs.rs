@@ -34,13 +34,17 @@ pub enum Bug {
     NoFlushBarrier,
     /// The flush barrier asks a server that may have forgotten everything since the poll.
     BlindFlushBarrier,
+    /// A lane is closed without regard to how far main has been settled.
+    LaneClosesByItself,
+    /// Pages that are offered in part fill the window, and none of them can be completed.
+    PartialPagesFillWindow,
     /// Keyed rows are pipelined into partitions in which the broker does not know the producer.
     NoFirstGate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 15] = [
         Bug::MarksBeforeConfirm,
         Bug::NoFencing,
         Bug::DropsLastRow,
@@ -53,6 +57,8 @@ impl Bug {
         Bug::WatchesOnlyInProgress,
         Bug::NoFlushBarrier,
         Bug::BlindFlushBarrier,
+        Bug::LaneClosesByItself,
+        Bug::PartialPagesFillWindow,
         Bug::NoFirstGate,
     ];
 }
@@ -110,8 +116,7 @@ impl Plan {
             writers: dice.between(2, 6) as usize,
             transactions: dice.between(20, 120) as usize,
             page_rows,
-            // A page of late and fresh rows that does not fit would wait for itself.
-            window_rows: 2 * page_rows + dice.below(16),
+            window_rows: page_rows + dice.below(16),
             due_heads: dice.between(2, 5) as usize,
             due_followers: dice.between(1, 4) as usize,
             batch: dice.between(1, 5) as usize,
@@ -129,6 +134,7 @@ impl Plan {
             compresses: dice.percent(50),
         };
         match bug {
+            Some(Bug::LaneClosesByItself) => Plan { lanes: true, faults: plan.faults.max(10), ..plan },
             // The climate in which it hurts; in any other it takes thousands of seeds.
             Some(Bug::BlindFlushBarrier) => Plan {
                 worst_crashes: true,
@@ -148,6 +154,7 @@ impl Plan {
 
     /// Records that one takeover, crash or end of a producer may repeat: all that is handed over and not settled.
     pub fn window(&self) -> usize {
-        self.window_rows + self.due_heads * (self.due_followers + 1)
+        // The oldest page may always be completed.
+        self.window_rows + 2 * self.page_rows + self.due_heads * (self.due_followers + 1)
     }
 }

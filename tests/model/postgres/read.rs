@@ -3,6 +3,7 @@
 //! What a page means for the position is the client's business.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -206,7 +207,8 @@ impl Postgres {
         let (known, seen_in) = (Snapshot::parse(&from.position.snapshot), Snapshot::parse(seen));
         let (high, rows) = (from.position.high, self.plan.page_rows);
         let ids = ids(rows);
-        let looked: Vec<_> = self.visible.messages.range(after + 1..=high.max(after)).take(ids).collect();
+        let looked: Vec<_> =
+            self.visible.messages.range((Excluded(after), Included(high.max(after)))).take(ids).collect();
         let is_late = |txid: Xid| seen_in.sees(txid) && !known.sees(txid);
         let wanted = |topic: &Arc<str>| match &from.lane {
             Some((lane, _)) => lane == topic,

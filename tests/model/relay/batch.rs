@@ -50,6 +50,8 @@ pub struct Batch {
     pub as_of: Xid,
     /// Of a lane: its last page.
     pub closes: bool,
+    /// Of main: a lane that ends where it ends.
+    pub closed: Option<Arc<str>>,
     /// Of main: lanes that begin before this page.
     pub opened: Vec<Opening>,
 }
@@ -77,7 +79,7 @@ fn receipt() -> Receipt {
 
 impl Batch {
     pub fn new(no: u64, page: Page) -> Batch {
-        let Page { rows, next, as_of, lane, closes, opened, .. } = page;
+        let Page { rows, next, as_of, lane, closes, closed, opened, .. } = page;
         let open = rows.len();
         Batch {
             no,
@@ -89,6 +91,7 @@ impl Batch {
             lane,
             as_of,
             closes,
+            closed,
             opened,
         }
     }

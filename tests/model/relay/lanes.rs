@@ -129,7 +129,7 @@ impl Sending {
         }
     }
 
-    pub fn take_lane_page(&mut self, page: Page, now: Ms) {
+    pub fn take_lane_page(&mut self, mut page: Page, by_itself: bool, now: Ms) {
         let topic = Arc::clone(page.lane.as_ref().expect("it is a lane's"));
         let next_no = self.next_no + 1;
         let Some(lane) = self.lane_of(&topic) else { return };
@@ -138,6 +138,7 @@ impl Sending {
         if page.closes {
             lane.state = State::Closing;
         }
+        page.closes &= by_itself;
         let moved = lane.position.as_ref() != Some(&page.next);
         let is_news = moved && lane.written_at.is_none_or(|at| now >= at + 5 * REST);
         if page.rows.is_empty() && !page.closes && !is_news {
@@ -156,6 +157,12 @@ impl Sending {
             (lane.state, lane.position, lane.as_of) = (State::Standing, Some(position), as_of);
             lane.written_at = Some(now);
             steps.extend(lane.step(false));
+        }
+        if let Some(topic) = batch.closed.take() {
+            let lane = self.lane_of(&topic).expect("it closes only now");
+            lane.position = Some(batch.next.clone());
+            steps.extend(lane.step(true));
+            self.lanes.retain(|lane| lane.topic != topic);
         }
         let Some(topic) = batch.lane.clone() else { return steps };
         let lane = self.lane_of(&topic).expect("its batches hold it open");

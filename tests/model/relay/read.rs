@@ -31,6 +31,8 @@ pub struct Page {
     pub lane: Option<Arc<str>>,
     /// It stands where main stands, and is closed.
     pub closes: bool,
+    /// Of main: a lane that ends at its position; the page has no rows.
+    pub closed: Option<Arc<str>>,
     /// Of main: lanes that begin before it.
     pub opened: Vec<Opening>,
 }
@@ -180,7 +182,7 @@ impl Reading {
         let rows = polled.late.into_iter().chain(polled.fresh).collect();
         let (skipped, closes, opened) =
             (polled.last_skipped.is_some() || polled.skips > 0, false, Vec::new());
-        let mut page = Page { rows, next, as_of, more, skipped, lane, closes, opened };
+        let mut page = Page { rows, next, as_of, more, skipped, lane, closes, closed: None, opened };
         if site.plan.has(Bug::DropsLastRow) && page.rows.len() > 1 {
             page.rows.pop();
         }
@@ -197,7 +199,7 @@ impl Reading {
     fn hand_on(&mut self, mut page: Page, lead: &Lead, site: &mut Site) {
         self.asked = None;
         match page.lane.clone() {
-            Some(topic) => self.move_lane(&topic, &mut page),
+            Some(topic) => self.move_lane(&topic, &mut page, site),
             None => self.move_main(&mut page, site),
         }
         site.trace.say(site.now, &format!("relay {}", lead.relay), || {
@@ -230,8 +232,9 @@ impl Reading {
         self.next_poll = if page.more { site.now } else { site.now + self.pause };
     }
 
-    /// If a lane ends where main stands, main takes the topic back with its next page.
-    fn move_lane(&mut self, topic: &Arc<str>, page: &mut Page) {
+    /// If a lane ends where main stands, main takes the topic back with its next page. That the lane is closed is main's news: it
+    /// may be settled only with the position at which both met.
+    fn move_lane(&mut self, topic: &Arc<str>, page: &mut Page, site: &Site) {
         let main = self.main.clone();
         let at = self.lanes.iter().position(|(name, _)| name == topic).expect("it was there");
         let place = &mut self.lanes[at].1;
@@ -240,9 +243,24 @@ impl Reading {
         }
         place.position = page.next.clone();
         page.as_of = place.as_of;
-        if !page.more && place.position == main.position {
-            page.closes = true;
-            self.lanes.remove(at);
+        let by_itself = site.plan.has(Bug::LaneClosesByItself);
+        if page.more || place.position != main.position || (self.out.is_some() && !by_itself) {
+            return;
+        }
+        page.closes = true;
+        self.lanes.remove(at);
+        if !by_itself {
+            self.out = Some(Page {
+                rows: Vec::new(),
+                next: main.position,
+                as_of: main.as_of,
+                more: false,
+                skipped: false,
+                lane: None,
+                closes: false,
+                closed: Some(Arc::clone(topic)),
+                opened: Vec::new(),
+            });
         }
     }
 }

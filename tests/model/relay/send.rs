@@ -97,7 +97,7 @@ pub fn step(lead: &Lead, loops: &mut Loops, site: &mut Site) -> Result<(), End> 
         loops.settle.queue.push_back(decided);
     } else if let Some(page) = loops.read.lane_pages.pop_front() {
         // Before main's: main may have the topic back in the page after this one.
-        send.take_lane_page(page, site.now);
+        send.take_lane_page(page, site.plan.has(Bug::LaneClosesByItself), site.now);
     } else if send.due.is_none()
         && let Some(rows) = loops.retry.out.take()
     {
@@ -184,10 +184,13 @@ impl Sending {
     fn hand_over_stream(&mut self, stream: Option<&Arc<str>>, lead: &Lead, site: &mut Site) {
         let slice = 1 + site.dice.below(6);
         for _ in 0..slice {
-            if !self.again.is_empty() || !self.gate_is_open() || self.rows >= site.plan.window_rows {
+            let Some(at) = self.unoffered(stream) else { break };
+            // The oldest page may be completed, or those that are offered in part would wait for each other.
+            let oldest = at == 0 && !site.plan.has(Bug::PartialPagesFillWindow);
+            let room = self.rows < site.plan.window_rows || oldest;
+            if !self.again.is_empty() || !self.gate_is_open() || !room {
                 break;
             }
-            let Some(at) = self.unoffered(stream) else { break };
             let index = self.window[at].offered;
             if !self.offer(at, index, lead, site) {
                 break;
@@ -325,7 +328,7 @@ impl Sending {
     /// Ten times a second: topics that are gone or back, and the second producer.
     fn look_around(&mut self, read: &mut Reading, site: &mut Site) {
         let names: Vec<Arc<str>> = site.kafka.topics.clone();
-        if site.dice.percent(3) {
+        if site.dice.percent(10) {
             let name = &names[site.dice.below(names.len())];
             self.lane_for(name, true, read, site.plan);
         }
@@ -364,7 +367,12 @@ impl Sending {
     fn decided_at(&self) -> Option<usize> {
         let mut held: Vec<Option<&Arc<str>>> = Vec::new();
         self.window.iter().position(|batch| {
-            let goes = batch.open == 0 && !held.contains(&batch.lane.as_ref());
+            // A lane is closed when its last batch has left.
+            let ends = batch
+                .closed
+                .as_ref()
+                .is_none_or(|lane| self.window.iter().all(|other| other.lane.as_ref() != Some(lane)));
+            let goes = batch.open == 0 && ends && !held.contains(&batch.lane.as_ref());
             held.push(batch.lane.as_ref());
             goes
         })
