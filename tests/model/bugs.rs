@@ -36,6 +36,8 @@ pub enum Bug {
     BlindFlushBarrier,
     /// A lane is closed without regard to how far main has been settled.
     LaneClosesByItself,
+    /// After a takeover a lane is read as of a position of main that is older than its own.
+    LaneGoesBack,
     /// Pages that are offered in part fill the window, and none of them can be completed.
     PartialPagesFillWindow,
     /// Keyed rows are pipelined into partitions in which the broker does not know the producer.
@@ -44,7 +46,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 16] = [
         Bug::MarksBeforeConfirm,
         Bug::NoFencing,
         Bug::DropsLastRow,
@@ -58,6 +60,7 @@ impl Bug {
         Bug::NoFlushBarrier,
         Bug::BlindFlushBarrier,
         Bug::LaneClosesByItself,
+        Bug::LaneGoesBack,
         Bug::PartialPagesFillWindow,
         Bug::NoFirstGate,
     ];
@@ -134,8 +137,10 @@ impl Plan {
             compresses: dice.percent(50),
         };
         match bug {
-            Some(Bug::LaneClosesByItself) => Plan { lanes: true, faults: plan.faults.max(10), ..plan },
             // The climate in which it hurts; in any other it takes thousands of seeds.
+            Some(Bug::LaneClosesByItself | Bug::LaneGoesBack) => {
+                Plan { lanes: true, faults: plan.faults.max(10), lingering: 30, ..plan }
+            }
             Some(Bug::BlindFlushBarrier) => Plan {
                 worst_crashes: true,
                 pooler: true,

@@ -93,6 +93,12 @@ impl Snapshot {
         Snapshot { xmax, in_progress: list.collect() }
     }
 
+    /// It was taken before the other one: snapshots of one server are in order.
+    pub fn is_older_than(&self, other: &Snapshot) -> bool {
+        let open = |snapshot: &Snapshot| std::cmp::Reverse(snapshot.in_progress.len());
+        (self.xmax, open(self)) < (other.xmax, open(other))
+    }
+
     pub fn sees(&self, xid: Xid) -> bool {
         xid < self.xmax && !self.in_progress.contains(&xid)
     }

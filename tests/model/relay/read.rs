@@ -12,9 +12,9 @@ use outbox_relay::position::{Position, Seen};
 use super::lanes::{Opening, Order};
 use super::{End, Heard, Lead, Session, Site};
 use crate::bugs::{Bug, Ms};
-use crate::postgres::Xid;
 use crate::postgres::calls::{Answer, Ask, Inherited};
 use crate::postgres::read::{Incarnation, PollFrom, Polled, ids};
+use crate::postgres::{Snapshot, Xid};
 
 /// Pauses of polling while nothing comes.
 const POLL: (Ms, Ms) = (5, 50);
@@ -112,6 +112,13 @@ impl Reading {
         self.lanes.iter().map(|(topic, _)| topic).chain(&self.opening).map(Arc::clone).collect()
     }
 
+    /// The lane has seen what main has not: main goes on from an older settlement.
+    fn is_ahead(&self, topic: &Arc<str>) -> bool {
+        let place = self.lanes.iter().find(|(name, _)| name == topic).map(|(_, place)| &place.position);
+        let snapshot = |position: &Position| Snapshot::parse(&position.snapshot);
+        place.is_some_and(|lane| snapshot(&self.main.position).is_older_than(&snapshot(lane)))
+    }
+
     fn ask(&mut self, lead: &Lead, site: &mut Site) {
         // What was asked for and got no answer comes first.
         if self.asked.is_none() {
@@ -122,6 +129,10 @@ impl Reading {
                         self.short = false;
                     }
                     return;
+                }
+                // It has to wait until main has come as far as the lane had under the lease before.
+                Some(Order::Read(topic)) if self.is_ahead(&topic) && !site.plan.has(Bug::LaneGoesBack) => {
+                    self.orders.push_front(Order::Read(topic));
                 }
                 Some(Order::Read(topic)) => self.asked = Some(topic),
                 None => {}
