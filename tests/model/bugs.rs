@@ -102,6 +102,8 @@ pub struct Plan {
     pub lingering: u64,
     /// Topics get lanes; otherwise all lanes are taken, and rows of sick topics are put off one by one.
     pub lanes: bool,
+    /// How often in a hundred looks around a topic is read on its own that is well.
+    pub laning: u64,
     /// A broker names the culprit of a refused batch.
     pub names_culprits: bool,
     /// The producer compresses: a size above the limit is only a suspicion.
@@ -133,13 +135,18 @@ impl Plan {
             asynchronous: dice.pick(&[0, 50, 100]),
             lingering: dice.pick(&[0, 10, 30]),
             lanes: dice.percent(60),
+            laning: dice.pick(&[2, 10, 60]),
             names_culprits: dice.percent(50),
             compresses: dice.percent(50),
         };
         match bug {
             // The climate in which it hurts; in any other it takes thousands of seeds.
-            Some(Bug::LaneClosesByItself | Bug::LaneGoesBack) => {
-                Plan { lanes: true, faults: plan.faults.max(10), lingering: 30, ..plan }
+            Some(Bug::LaneClosesByItself) => {
+                let faults = plan.faults.max(5);
+                Plan { lanes: true, laning: 60, page_rows: 3, window_rows: 60, batch: 1, faults, ..plan }
+            }
+            Some(Bug::LaneGoesBack) => {
+                Plan { lanes: true, laning: 60, faults: plan.faults.max(10), asynchronous: 0, ..plan }
             }
             Some(Bug::BlindFlushBarrier) => Plan {
                 worst_crashes: true,

@@ -3,7 +3,8 @@
 //! Nobody waits here and no clock is read: a scheduler picks who does the next step, and every fault comes between any two of them.
 //! `OUTBOX_RELAY_TEST_SEED=<n>` runs one schedule and prints its trace (`OUTBOX_RELAY_MODEL_BUG=<name>` with that bug seeded);
 //! `OUTBOX_RELAY_MODEL_SEEDS=<n>` runs that many.
-//! What is called and what is modelled: `relay/send.rs` and its neighbours. Not modelled: lanes, at-most-once, requests, cleaning.
+//! The pure rules are called (`position`, `ordering`, `verdict`, `message`, `partition`, `backoff`, and `leader`'s claim and watch), the loops
+//! around them are modelled. Not modelled: scheduled and expired rows, at-most-once, rates, requests, cleaning, standbys.
 
 mod bugs;
 mod check;

@@ -328,7 +328,7 @@ impl Sending {
     /// Ten times a second: topics that are gone or back, and the second producer.
     fn look_around(&mut self, read: &mut Reading, site: &mut Site) {
         let names: Vec<Arc<str>> = site.kafka.topics.clone();
-        if site.dice.percent(10) {
+        if site.dice.percent(site.plan.laning) {
             let name = &names[site.dice.below(names.len())];
             self.lane_for(name, true, read, site.plan);
         }
