@@ -100,6 +100,8 @@ pub struct Plan {
     pub asynchronous: u64,
     /// Transactions in a hundred that stay open for long.
     pub lingering: u64,
+    /// Rows in a hundred that are not to be sent before a time.
+    pub scheduled: u64,
     /// Topics get lanes; otherwise all lanes are taken, and rows of sick topics are put off one by one.
     pub lanes: bool,
     /// How often in a hundred looks around a topic is read on its own that is well.
@@ -134,6 +136,7 @@ impl Plan {
             refused: dice.pick(&[0, 5, 15, 30]),
             asynchronous: dice.pick(&[0, 50, 100]),
             lingering: dice.pick(&[0, 10, 30]),
+            scheduled: dice.pick(&[0, 0, 10]),
             lanes: dice.percent(60),
             laning: dice.pick(&[2, 10, 60]),
             names_culprits: dice.percent(50),

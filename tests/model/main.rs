@@ -4,7 +4,7 @@
 //! `OUTBOX_RELAY_TEST_SEED=<n>` runs one schedule and prints its trace (`OUTBOX_RELAY_MODEL_BUG=<name>` with that bug seeded);
 //! `OUTBOX_RELAY_MODEL_SEEDS=<n>` runs that many.
 //! The pure rules are called (`position`, `ordering`, `verdict`, `message`, `partition`, `backoff`, and `leader`'s claim and watch), the loops
-//! around them are modelled. Not modelled: scheduled and expired rows, at-most-once, rates, requests, cleaning, standbys.
+//! around them are modelled. Not modelled: expired rows, at-most-once, rates, requests, cleaning, standbys.
 
 mod bugs;
 mod check;

@@ -91,7 +91,9 @@ impl Writers {
             let event = truth.events.len() as u128 + 1;
             let key: Option<Box<[u8]>> = place.1.map(|key| Box::from([b'a' + key]));
             let topic = Arc::clone(&topics[place.0]);
-            let row = row(id, event, &topic, key, plan, dice);
+            let row = row(id, event, &topic, key, now, plan, dice);
+            // It joins its key's order when it falls due, which nobody here knows.
+            let in_turn = in_turn && row.deliver_after_us.is_none();
             let odd = row.partition.is_some() || row.payload_bytes != Some(100);
             trace.say(now, "writer", || {
                 let key = place.1.map_or("no key".to_owned(), |key| char::from(b'a' + key).to_string());
@@ -150,6 +152,7 @@ fn row(
     event: u128,
     topic: &Arc<str>,
     key: Option<Box<[u8]>>,
+    now: Ms,
     plan: &Plan,
     dice: &mut Dice,
 ) -> OutboxRow {
@@ -165,7 +168,7 @@ fn row(
         headers: None,
         partition: (odd && dice.percent(30)).then_some(99),
         created_us: 0,
-        deliver_after_us: None,
+        deliver_after_us: dice.percent(plan.scheduled).then(|| (now + dice.between(0, 2000)) as i64 * 1000),
         expires_us: None,
     }
 }

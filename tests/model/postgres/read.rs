@@ -251,7 +251,7 @@ impl Postgres {
         let mut picked = BTreeMap::new();
         for (_, id) in heads {
             let head = &deferred[&id];
-            let key = head.key();
+            let key = head.any_key();
             let same = |waiting: &Waiting| key.is_some() && waiting.key() == key;
             let waits = deferred.range(..id).any(|(_, earlier)| same(earlier));
             picked.insert(id, DueRow { waiting: head.clone(), waits });

@@ -59,8 +59,12 @@ pub struct Waiting {
 impl Waiting {
     /// It blocks its key, and this is the key.
     pub fn key(&self) -> Option<(Arc<str>, Box<[u8]>)> {
-        let key = self.row.key.clone().filter(|_| self.reason != Reason::Scheduled && !self.passable);
-        key.map(|key| (Arc::clone(&self.row.topic), key))
+        self.any_key().filter(|_| self.reason != Reason::Scheduled && !self.passable)
+    }
+
+    /// The key, whether it is blocked or not.
+    pub fn any_key(&self) -> Option<(Arc<str>, Box<[u8]>)> {
+        self.row.key.clone().map(|key| (Arc::clone(&self.row.topic), key))
     }
 }
 
@@ -100,11 +104,11 @@ impl Tables {
         let mut touched: BTreeSet<(Arc<str>, Box<[u8]>)> = BTreeSet::new();
         for id in &outcome.departed {
             let gone = self.deferred.remove(id);
-            touched.extend(gone.and_then(|waiting| waiting.key()));
+            touched.extend(gone.and_then(|waiting| waiting.any_key()));
         }
         for death in &outcome.rare.dead {
             let gone = self.deferred.remove(&death.id);
-            touched.extend(gone.as_ref().and_then(Waiting::key));
+            touched.extend(gone.as_ref().and_then(Waiting::any_key));
             if gone.is_none() && !self.messages.contains_key(&death.id) {
                 broken.push(format!("settlement {epoch}.{seq} buried {} and did not find it", death.id));
             }
@@ -139,7 +143,7 @@ impl Tables {
                 first_rejected: known.and_then(|known| known.first_rejected).or(rejected),
                 passable: deferral.passable,
             };
-            touched.extend(waiting.key());
+            touched.extend(waiting.any_key());
             self.deferred.insert(deferral.id, waiting);
         }
         for (topic, rows) in &outcome.rare.woken {

@@ -91,7 +91,14 @@ impl Sending {
             let ids: Vec<(i64, bool)> = rows.iter().map(|due| (due.waiting.row.id, due.waits)).collect();
             format!("takes due rows (waits) {ids:?}")
         });
-        self.due = Some(DueBatch::new(self.next_no, rows, site.plan));
+        let due = DueBatch::new(self.next_no, rows, site.plan);
+        for (row, fate) in due.rows.iter().zip(&due.fates) {
+            // It is due, but an earlier row of its key is not through: from now on its key waits for it, too.
+            if matches!(fate, Fate::PutOff(_)) && row.waiting.reason == Reason::Scheduled {
+                self.keys.wait(&row.waiting.row.topic, row.waiting.row.key.as_deref(), 1);
+            }
+        }
+        self.due = Some(due);
     }
 
     /// Offers the next row of every chain that may go on.
@@ -161,7 +168,8 @@ impl Sending {
         let spent = matches!(verdict, Verdict::PutOff { spent: true } | Verdict::Dead(_));
         let attempts = waiting.attempts + i32::from(spent);
         let tries = waiting.tries + i32::from(spent);
-        let id = waiting.row.id;
+        let (id, row) = (waiting.row.id, Rc::clone(&waiting.row));
+        let was_scheduled = waiting.reason == Reason::Scheduled;
         due.fates[index] = match verdict {
             Verdict::Dead(reason) => Fate::Dead(record::death(id, reason, attempts)),
             verdict => {
@@ -178,5 +186,9 @@ impl Sending {
                 })
             }
         };
+        // A scheduled row blocked nobody so far.
+        if was_scheduled && matches!(due.fates[index], Fate::PutOff(_)) {
+            self.keys.wait(&row.topic, row.key.as_deref(), 1);
+        }
     }
 }

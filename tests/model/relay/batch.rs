@@ -65,6 +65,8 @@ pub struct Decided {
     pub rows: usize,
     /// Keys of deferred rows that leave.
     pub departed: Vec<TopicKey>,
+    /// Deferred rows that leave, scheduled ones included.
+    pub left: usize,
     /// Of the seeded bug: keys that are blocked from the settlement on.
     pub blocked: Vec<TopicKey>,
     /// The retry loop waits for this settlement.
@@ -111,7 +113,7 @@ impl Batch {
                 Fate::Published => decided.outcome.published.push((row.id, receipt())),
                 Fate::Dead(death) => decided.outcome.rare.dead.push(death),
                 Fate::PutOff(deferral) => {
-                    if plan.has(Bug::UnblocksBeforeUnsettled) {
+                    if plan.has(Bug::UnblocksBeforeUnsettled) && deferral.reason != Reason::Scheduled {
                         decided.blocked.push((Arc::clone(&row.topic), row.key.clone()));
                     }
                     decided.put_off(row, deferral);
@@ -151,7 +153,7 @@ impl DueBatch {
             }
             let same = |chain: &Vec<usize>| {
                 let first: &DueRow = &rows[chain[0]];
-                !unordered && waiting.key().is_some() && first.waiting.key() == waiting.key()
+                !unordered && waiting.any_key().is_some() && first.waiting.any_key() == waiting.any_key()
             };
             let chain = chains.iter().position(same).unwrap_or(chains.len());
             if chain == chains.len() {
@@ -185,6 +187,7 @@ impl DueBatch {
                 }
                 Fate::Waiting | Fate::InFlight | Fate::Returned => continue,
             }
+            decided.left += 1;
             if due.waiting.reason != Reason::Scheduled {
                 decided.departed.push((Arc::clone(&row.topic), row.key.clone()));
             }

@@ -3,6 +3,7 @@
 //! The decisions are the relay's own: `message::judge`, `verdict::decide`, `ordering::BlockedKeys`, `partition::of_key`. What is modelled
 //! here is the order in which they are asked.
 
+mod decided;
 pub mod record;
 mod reports;
 
@@ -20,7 +21,6 @@ use outbox_relay::verdict::{Failure, History, Limits, Verdict, own_fault};
 use super::batch::{Batch, Decided, DueBatch, Fate};
 use super::lanes::{Lane, State};
 use super::read::Reading;
-use super::settle::Freed;
 use super::{End, Lead, Loops, Site};
 use crate::bugs::{Bug, Ms, Plan};
 use crate::kafka::producer::Producer;
@@ -213,6 +213,11 @@ impl Sending {
             Some((State::Closing, _)) if self.unoffered(Some(&row.topic)).is_some() => return false,
             _ => {}
         }
+        let ahead = row.deliver_after_us.map_or(0, |at| (at / 1000).saturating_sub(site.now as i64));
+        if ahead > 0 {
+            self.put_off(at, index, Reason::Scheduled, Some(ahead), false, site.plan);
+            return true;
+        }
         if self.keys.blocks(&row.topic, row.key.as_deref()) {
             self.put_off(at, index, Reason::Behind, None, false, site.plan);
             return true;
@@ -280,7 +285,7 @@ impl Sending {
         plan: &Plan,
     ) {
         let row = Rc::clone(&self.window[at].rows[index]);
-        if !plan.has(Bug::UnblocksBeforeUnsettled) {
+        if reason != Reason::Scheduled && !plan.has(Bug::UnblocksBeforeUnsettled) {
             self.keys.wait(&row.topic, row.key.as_deref(), 1);
         }
         self.deferred += 1;
@@ -292,37 +297,6 @@ impl Sending {
             ..Deferral::behind(row.id)
         };
         self.window[at].set(index, Fate::PutOff(deferral));
-    }
-
-    /// What a settlement frees: room, and keys whose last waiting row is through.
-    fn leave(&mut self, freed: Freed) {
-        self.rows -= freed.rows;
-        freed.blocked.iter().for_each(|(topic, key)| self.keys.wait(topic, key.as_deref(), 1));
-        for (topic, key) in &freed.departed {
-            self.keys.leave(topic, key.as_deref());
-            self.deferred = self.deferred.saturating_sub(1);
-        }
-    }
-
-    fn take_decided(&mut self, plan: &Plan, now: Ms) -> Option<Decided> {
-        if let Some(extra) = self.extra.pop_front() {
-            return Some(extra);
-        }
-        let decided = if let Some(due) = self.due.take_if(|due| due.is_through()) {
-            due.decided()
-        } else {
-            let at = self.decided_at()?;
-            let mut batch = self.window.remove(at)?;
-            let steps = self.take_lane_step(&mut batch, now);
-            let of_lane = batch.lane.is_some();
-            let mut decided = batch.decided(plan);
-            decided.outcome.rare.lanes = steps;
-            // Its position is its lane's, not main's.
-            decided.position = decided.position.filter(|_| !of_lane);
-            decided
-        };
-        decided.parked.iter().for_each(|name| self.topic(name).parked += 1);
-        Some(decided)
     }
 
     /// Ten times a second: topics that are gone or back, and the second producer.
@@ -361,21 +335,6 @@ impl Sending {
     pub fn unoffered(&self, lane: Option<&Arc<str>>) -> Option<usize> {
         let last = self.window.iter().rposition(|batch| batch.lane.as_ref() == lane);
         last.filter(|at| self.window[*at].offered < self.window[*at].rows.len())
-    }
-
-    /// The next decided batch. Those of main leave in the order in which they were read, and so do those of each lane.
-    fn decided_at(&self) -> Option<usize> {
-        let mut held: Vec<Option<&Arc<str>>> = Vec::new();
-        self.window.iter().position(|batch| {
-            // A lane is closed when its last batch has left.
-            let ends = batch
-                .closed
-                .as_ref()
-                .is_none_or(|lane| self.window.iter().all(|other| other.lane.as_ref() != Some(lane)));
-            let goes = batch.open == 0 && ends && !held.contains(&batch.lane.as_ref());
-            held.push(batch.lane.as_ref());
-            goes
-        })
     }
 
     fn batch_at(&self, no: u64) -> usize {

@@ -24,6 +24,8 @@ const QUEUE: usize = 8;
 pub struct Freed {
     pub rows: usize,
     pub departed: Vec<TopicKey>,
+    /// Deferred rows that left, scheduled ones included.
+    pub gone: usize,
     pub blocked: Vec<TopicKey>,
     /// The retry loop hears how many have left.
     pub due: Option<usize>,
@@ -79,8 +81,9 @@ impl Settling {
             outcome.rare.extend(decided.outcome.rare);
             freed.rows += decided.rows;
             if decided.is_due {
-                freed.due = Some(decided.departed.len());
+                freed.due = Some(decided.left);
             }
+            freed.gone += decided.left;
             freed.departed.extend(decided.departed);
             freed.blocked.extend(decided.blocked);
             if let Some(position) = decided.position {
