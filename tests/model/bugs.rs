@@ -40,13 +40,15 @@ pub enum Bug {
     LaneGoesBack,
     /// Pages that are offered in part fill the window, and none of them can be completed.
     PartialPagesFillWindow,
+    /// A row with a time of its own stays as it is behind one that failed, and nobody looks at its time again.
+    LeavesDueRowBehind,
     /// Keyed rows are pipelined into partitions in which the broker does not know the producer.
     NoFirstGate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::MarksBeforeConfirm,
         Bug::NoFencing,
         Bug::DropsLastRow,
@@ -62,6 +64,7 @@ impl Bug {
         Bug::LaneClosesByItself,
         Bug::LaneGoesBack,
         Bug::PartialPagesFillWindow,
+        Bug::LeavesDueRowBehind,
         Bug::NoFirstGate,
     ];
 }

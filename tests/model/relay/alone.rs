@@ -13,10 +13,11 @@ use super::batch::{DueBatch, Fate};
 use super::send::Sending;
 use super::send::record;
 use super::{End, Heard, Lead, Loops, Session, Site};
-use crate::bugs::Ms;
+use crate::bugs::{Bug, Ms};
 use crate::kafka::{PARTITIONS, Tag};
 use crate::postgres::calls::{Answer, Ask};
 use crate::postgres::read::DueRow;
+use crate::postgres::settle::Waiting;
 
 /// How often due rows are looked for while any row is deferred, and while none is known.
 const LOOK_EVERY: Ms = 100;
@@ -159,7 +160,19 @@ impl Sending {
     fn due_failed(&mut self, index: usize, failure: Failure, site: &mut Site) {
         let Some(due) = &mut self.due else { return };
         let chain = due.chain_of[index];
-        due.chains[chain].clear();
+        let behind = std::mem::take(&mut due.chains[chain]);
+        for other in behind.into_iter().filter(|other| *other != index) {
+            let Waiting { row, reason, due_at, attempts, tries, .. } = &due.rows[other].waiting;
+            if due_at.is_none() || site.plan.has(Bug::LeavesDueRowBehind) {
+                continue;
+            }
+            // Its time is over, and nobody looks that far back again: it waits for the one that failed.
+            let known = Deferral::behind(row.id);
+            due.fates[other] = Fate::PutOff(Deferral { attempts: *attempts, tries: *tries, ..known });
+            if *reason == Reason::Scheduled {
+                self.keys.wait(&row.topic, row.key.as_deref(), 1);
+            }
+        }
         due.ready.retain(|ready| *ready != chain);
         let waiting = &due.rows[index].waiting;
         let age = waiting.first_rejected.map_or(0, |at| site.now.saturating_sub(at));
