@@ -56,8 +56,8 @@ pub(super) struct Batch {
     pub lane: Option<usize>,
     /// Of a lane: what comes with the position.
     pub as_of: Option<String>,
-    /// Of a lane: its last page.
-    pub closes: bool,
+    /// Of main: lanes that end with it.
+    pub closed: Vec<usize>,
     /// Of main: lanes that begin before this page.
     pub opened: Vec<Opening>,
     pub begun: std::time::Instant,
@@ -79,7 +79,7 @@ impl Batch {
             next,
             lane: None,
             as_of: None,
-            closes: false,
+            closed: Vec::new(),
             opened: Vec::new(),
             begun: std::time::Instant::now(),
             offered_at: std::time::Instant::now(),
@@ -202,10 +202,12 @@ impl DueBatch {
         }
     }
 
-    /// Nothing of the chain is offered any more; what was not stays deferred as it is.
-    pub fn end_chain(&mut self, chain: usize) {
-        self.chains[chain].clear();
+    /// Nothing of the chain is offered any more; what was not stays deferred as it is. Returns those that are due by themselves:
+    /// nobody would look at them again.
+    pub fn end_chain(&mut self, chain: usize) -> Vec<usize> {
         self.ready.retain(|ready| *ready != chain);
+        let rest = std::mem::take(&mut self.chains[chain]);
+        rest.into_iter().filter(|index| self.rows[*index].reason != Reason::Behind).collect()
     }
 
     /// Rows that went with others and have no report.

@@ -13,7 +13,10 @@
 //!
 //! **Opening**: from its next page on main leaves the topic out, and the lane begins where main stood before that page. Both
 //! become durable in one settlement, or a crash in between would let main pass rows that no lane has. **Closing**: a lane is
-//! read as of main's position, so when a page of it ends short both stand in the same place.
+//! read as of main's position, so when a page of it ends short both stand in the same place. The lane ends with the settlement of
+//! main's next page, which has its topic again and waits for all pages of the lane. Ended sooner, a crash would have main read
+//! again what the lane has settled; and a later row of a key could be settled as waiting before the earlier one that it waits for,
+//! and go first.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -103,6 +106,8 @@ pub(super) struct Opening {
 #[derive(Debug)]
 pub(super) struct MainPage {
     pub page: Page,
+    /// Topics that are in this page again, after their lanes had come to where it begins.
+    pub closed: Vec<String>,
     /// Lanes that begin before this page, in which their topics are missing already.
     pub opened: Vec<Opening>,
 }

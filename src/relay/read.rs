@@ -54,6 +54,8 @@ struct Reading {
     skip: Vec<String>,
     /// Lanes that open with the next page of main.
     opening: Vec<Opening>,
+    /// Topics that main takes back with its next page.
+    closed: Vec<String>,
     /// The last page of main ended short.
     short: bool,
     pause: Duration,
@@ -132,6 +134,7 @@ impl Reading {
             skip: lanes.iter().map(|(topic, _)| topic.clone()).collect(),
             lanes,
             opening: Vec::new(),
+            closed: Vec::new(),
             short: false,
             trouble: RECONNECT.0,
             capped: false,
@@ -199,8 +202,9 @@ impl Reading {
             self.pause = self.term.config.poll_min;
         }
         // An empty page matters where main gets past skipped rows: its position must not stay behind for hours.
-        if !page.rows.is_empty() || !opened.is_empty() || page.skipped > 0 {
-            main_page = Some(MainPage { page, opened });
+        let closed = std::mem::take(&mut self.closed);
+        if !page.rows.is_empty() || !opened.is_empty() || !closed.is_empty() || page.skipped > 0 {
+            main_page = Some(MainPage { page, closed, opened });
         }
         Ok((main_page, if more { Duration::ZERO } else { self.pause }))
     }
@@ -257,6 +261,9 @@ impl Reading {
         if closes {
             self.lanes.remove(at);
             self.skip.retain(|name| name != topic);
+            self.closed.push(topic.to_owned());
+            // Main has rows to look at that it skipped so far.
+            self.short = false;
         }
         Ok(LanePage { topic: topic.into(), page: Some(Page { as_of, ..page }), caught_up, closes })
     }

@@ -253,7 +253,7 @@ impl<'a> Sender<'a> {
         self.stop_waiting();
     }
 
-    fn take_page(&mut self, MainPage { page, opened }: MainPage) {
+    fn take_page(&mut self, MainPage { page, closed, opened }: MainPage) {
         self.clock_us = page.database_us - now_us();
         self.topics.count_read(&page.rows);
         self.laned += page.skipped;
@@ -264,6 +264,8 @@ impl<'a> Sender<'a> {
         self.next_no += 1;
         let mut batch = Batch::new(self.next_no, page.rows, page.next);
         batch.opened = opened;
+        let mut lane_of = |topic: String| self.topics.get(&Arc::from(topic)).lane;
+        batch.closed = closed.into_iter().filter_map(&mut lane_of).collect();
         self.window.push_back(batch);
     }
 
@@ -280,6 +282,12 @@ impl<'a> Sender<'a> {
             self.window.iter().rposition(|batch| batch.lane == lane)
         };
         last.filter(|at| self.window[*at].offered < self.window[*at].rows.len())
+    }
+
+    /// Whether the next row of a stream may be offered. The oldest batch always may be, to its end: rows leave the window with
+    /// their whole batch, so batches that are offered in part would wait for each other for ever.
+    fn has_room_for(&self, lane: Option<usize>) -> bool {
+        self.has_room() || self.unoffered(lane) == Some(0)
     }
 
     fn has_room(&self) -> bool {
@@ -299,7 +307,7 @@ impl<'a> Sender<'a> {
     }
 
     fn may_hand_over(&self) -> bool {
-        let main = || !self.main_waits && self.has_room() && self.unoffered(None).is_some();
+        let main = || !self.main_waits && self.has_room_for(None) && self.unoffered(None).is_some();
         (self.gate_is_open()
             && !self.rates.is_used_up()
             && (!self.again.is_empty() || main() || self.a_lane_may_go()))

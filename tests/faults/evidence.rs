@@ -47,18 +47,18 @@ pub async fn gather(
             lost_by_server: false,
         });
     }
+    let lost = scene.lost_truth().await;
     rows.extend(tried.into_iter().map(|(event, tried)| Row {
-        id: 0,
+        id: lost.get(&event).copied().unwrap_or(0),
         event,
         delivery: delivery(&tried.topic),
         topic: Arc::clone(&names[&tried.topic]),
         key: Some(tried.key.into_bytes()),
         version: 0,
         digest: tried.digest,
-        committed: false,
+        committed: lost.contains_key(&event),
         at: 0,
-        // The writer has its answer, the server does not know of it any more.
-        lost_by_server: tried.confirmed,
+        lost_by_server: lost.contains_key(&event),
     }));
 
     let mut records = Vec::new();

@@ -125,7 +125,7 @@ impl<'c> Scene<'c> {
                 scene.relays[0].wait_for_log("leading").await;
             }
         }
-        scene.writers = Writers::start(app, &topics, seed).await;
+        scene.writers = Writers::start(app, &topics, scenario.large_rows, seed).await;
         scene
     }
 

@@ -2,7 +2,10 @@
 //!
 //! It follows through a proxy, so that it can be kept behind.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use outbox_relay::servers::PrivatePostgres;
 
@@ -32,6 +35,21 @@ impl Scene<'_> {
         }
         self.until("select exists (select from pg_stat_replication where state = 'streaming')").await;
         self.standby = Some(Standby { server: Arc::new(server), line, waits });
+    }
+
+    /// What the dead primary had committed, by event: it is started once more, and nobody but us asks it.
+    pub async fn lost_truth(&self) -> HashMap<Uuid, i64> {
+        if self.standby.as_ref().is_none_or(|standby| standby.waits) || self.postgres.server.pid().is_some() {
+            return HashMap::new();
+        }
+        self.postgres_starts().await;
+        let old = pool(&self.postgres.server.url(&self.database));
+        let rows: Vec<(Uuid, i64)> = sqlx::query_as("select event, id from public.truth")
+            .fetch_all(&old)
+            .await
+            .expect("read the old truth");
+        self.postgres_stops(false).await;
+        rows.into_iter().collect()
     }
 
     pub fn standby_port(&self) -> u16 {

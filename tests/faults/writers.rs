@@ -49,8 +49,6 @@ pub struct Tried {
     pub topic: String,
     pub key: String,
     pub digest: u64,
-    /// The commit was answered. Otherwise it was rolled back, or nobody knows.
-    pub confirmed: bool,
 }
 
 /// Writers at work. They outlast restarts of Postgres.
@@ -68,11 +66,13 @@ struct Shared {
     committed: AtomicUsize,
     /// Pauses are left out.
     burst: AtomicBool,
+    /// One row in four has this many bytes.
+    large: Option<usize>,
 }
 
 impl Writers {
     /// Starts writing to these topics, each with its weight; one transaction in ten is rolled back.
-    pub async fn start(pool: PgPool, topics: &[(&str, u32)], seed: u64) -> Writers {
+    pub async fn start(pool: PgPool, topics: &[(&str, u32)], large: Option<usize>, seed: u64) -> Writers {
         let topics: Vec<(String, u32)> =
             topics.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
         let shared = Arc::new(Shared {
@@ -81,6 +81,7 @@ impl Writers {
             tried: Mutex::default(),
             committed: AtomicUsize::new(0),
             burst: AtomicBool::new(false),
+            large,
         });
         let (stop, mut writing) = (CancellationToken::new(), JoinSet::new());
         for number in 0..WRITERS {
@@ -107,6 +108,7 @@ impl Writers {
             tried: Mutex::default(),
             committed: AtomicUsize::new(0),
             burst: AtomicBool::new(false),
+            large: None,
         };
         Writers { stop: CancellationToken::new(), writing: JoinSet::new(), shared: Arc::new(shared) }
     }
@@ -194,16 +196,16 @@ async fn transact(shared: &Shared, random: &mut StdRng) -> Result<(), sqlx::Erro
     let mut transaction = pool.begin().await?;
     for ((topic, key), event) in rows.iter().zip(&events) {
         let (topic, key) = (&shared.topics[*topic].0, format!("key-{key}"));
-        insert(shared, &mut transaction, topic, key, *event, random.random_range(60..400)).await?;
+        let bytes = match shared.large {
+            Some(bytes) if random.random_ratio(1, 4) => bytes,
+            _ => random.random_range(60..400),
+        };
+        insert(shared, &mut transaction, topic, key, *event, bytes).await?;
     }
     if !commits {
         return transaction.rollback().await;
     }
     transaction.commit().await?;
-    let mut tried = lock(&shared.tried);
-    for event in &events {
-        tried.get_mut(event).expect("it was noted above").confirmed = true;
-    }
     shared.committed.fetch_add(events.len(), Ordering::Relaxed);
     Ok(())
 }
@@ -219,7 +221,7 @@ async fn insert(
     let mut payload = event.to_string().into_bytes();
     payload.resize(bytes.max(payload.len()), b'.');
     let digest = digest(Some(&payload), [("traceparent", Some(TRACE.as_bytes()))]);
-    let tried = Tried { topic: topic.to_owned(), key: key.clone(), digest, confirmed: false };
+    let tried = Tried { topic: topic.to_owned(), key: key.clone(), digest };
     lock(&shared.tried).insert(event, tried);
     let insert = sqlx::query(WRITE).bind(topic).bind(&key).bind(event).bind(&payload).bind(TRACE);
     insert.bind(digest as i64).execute(&mut **transaction).await.map(|_| ())

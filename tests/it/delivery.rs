@@ -282,6 +282,17 @@ async fn many_scheduled_rows_slow_nobody_and_are_no_reason_to_stop_reading() {
     assert_eq!(env.read_topic(&later).await.len(), 0);
 }
 
+/// A row weighs more in the window than in a page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_does_not_fit_the_window_goes_out_to_its_end() {
+    let env = Env::new().await;
+    let topic = env.create_topic("full", 1, &[]).await;
+    write_many(&env, &topic, 10, 0, 10_000).await;
+    let relay = env.relay().await.set("relay.page_bytes", "1MiB").set("relay.window_bytes", "1MiB");
+    let _relay = relay.start().await;
+    assert_complete(&env.expect_records(&topic, 10_000).await, 10, 1000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_were_rolled_back_are_no_backlog() {
     let env = Env::new().await;

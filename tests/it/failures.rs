@@ -145,6 +145,22 @@ async fn ten_thousand_rows_that_are_due_at_once_leave_in_order_and_others_go_on(
     assert_eq!(relay.metrics().await.value("outbox_producer_replaced_total", &[]), 0.0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_due_together_with_one_that_failed_is_not_forgotten() {
+    let env = Env::new().await;
+    let topic = narrow(&env, "both").await;
+    let _relay = impatient(&env).await.start().await;
+    let sql = format!(
+        "insert into outbox.message (topic, key, payload, deliver_after) \
+         select '{topic}', 'k', convert_to(rpad(to_char(n, 'fm00000000'), case n when 0 then 5000 else 100 end, 'x'), 'UTF8'), \
+                clock_timestamp() + interval '1 s' from generate_series(0, 2) n order by n"
+    );
+    env.execute(&sql).await;
+    env.eventually_true("select count(*) = 1 from outbox.dead_letter").await;
+    assert_eq!(versions(&env.expect_records(&topic, 2).await)["k"], [1, 2]);
+    env.eventually_true("select count(*) = 0 from outbox.deferred").await;
+}
+
 /// One by one, with 40 ms for each round trip, they would take two minutes; a service that writes more than 25 rows a second of
 /// one key would never be caught up with.
 #[tokio::test(flavor = "multi_thread")]

@@ -109,7 +109,8 @@ impl Sender<'_> {
         due.fates[tag.index] = Fate::Waiting;
         let is_first = !due.has_failed[chain];
         due.has_failed[chain] = true;
-        due.end_chain(chain);
+        let rest = due.end_chain(chain);
+        self.put_behind(rest);
         self.together_returned = true;
         match refusal.failure {
             Failure::NotWritten => self.together_innocent = true,
@@ -155,14 +156,16 @@ impl Sender<'_> {
         let Some(due) = self.due.as_mut() else { return };
         let lost: Vec<usize> = due.together_in_flight().collect();
         due.in_flight -= lost.len();
+        let mut late = Vec::new();
         for index in lost {
             let chain = due.chain_of[index];
             due.fates[index] = Fate::Waiting;
             due.flying[chain] = 0;
-            due.end_chain(chain);
+            late.extend(due.end_chain(chain));
             let topic = &due.rows[index].row.topic;
             self.topics.get(topic).metrics.redeliveries(RedeliveryCause::ProducerReplaced, 1);
         }
+        self.put_behind(late);
     }
 
     /// Topics of due rows that are with the main producer.

@@ -1,6 +1,7 @@
 //! The sender's way out: which batches are decided and leave, in the order of their stream, and what their settlement frees.
 
 use super::{DueBatch, Sender};
+use crate::relay::lanes::State;
 use crate::relay::{Decided, Settled};
 
 impl Sender<'_> {
@@ -39,6 +40,12 @@ impl Sender<'_> {
             let stream = 1 << batch.lane.map_or(0, |lane| lane + 1);
             let goes = batch.open == 0 && held & stream == 0;
             held |= stream;
+            // Main's next page has the topic again: it may not be settled before what the lane had.
+            let closing =
+                |lane: usize| self.lanes[lane].as_ref().is_some_and(|lane| lane.state == State::Closing);
+            if batch.lane.is_some_and(closing) {
+                held |= 1;
+            }
             goes
         })
     }

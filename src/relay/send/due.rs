@@ -209,7 +209,10 @@ impl Sender<'_> {
     /// A due row failed, if it was `tried` by an attempt: it is put off again or dies, and what waits behind it stays where it is.
     fn due_failed(&mut self, index: usize, refusal: Refusal, tried: bool) {
         let Some(due) = self.due.as_mut() else { return };
-        due.end_chain(due.chain_of[index]);
+        let mut rest = due.end_chain(due.chain_of[index]);
+        rest.retain(|other| *other != index);
+        self.put_behind(rest);
+        let Some(due) = self.due.as_mut() else { return };
         let failed = &due.rows[index];
         let (id, topic, key) = (failed.row.id, Arc::clone(&failed.row.topic), failed.row.key.clone());
         let (was_scheduled, was_passable) = (failed.reason == Reason::Scheduled, failed.passable);

@@ -12,6 +12,13 @@ impl Sender<'_> {
         due.no = self.next_no;
         let late: Vec<usize> = (0..due.rows.len()).filter(|index| due.rows[*index].waits).collect();
         // They are due, but an earlier row of their key is not through.
+        self.due = Some(due);
+        self.put_behind(late);
+    }
+
+    /// Due rows get behind an earlier one of their key.
+    pub(super) fn put_behind(&mut self, late: Vec<usize>) {
+        let Some(due) = self.due.as_mut() else { return };
         for index in late {
             let DueRow { row, reason, attempts, tries, .. } = &due.rows[index];
             if *reason == Reason::Scheduled {
@@ -25,7 +32,6 @@ impl Sender<'_> {
             let behind = Deferral { attempts: *attempts, tries: *tries, ..Deferral::behind(row.id) };
             due.fates[index] = Fate::PutOff(Box::new(behind));
         }
-        self.due = Some(due);
     }
 
     /// Rows from elsewhere become deferred rows; from now on their keys wait for them.

@@ -127,7 +127,11 @@ impl Sender<'_> {
         for number in 0..self.lanes.len() {
             for _ in 0..super::SLICE / 2 {
                 let goes = self.lanes[number].as_ref().is_some_and(|lane| !lane.waits);
-                if !goes || !self.gate_is_open() || !self.has_room() || !self.hand_over_next(Some(number)) {
+                if !goes
+                    || !self.gate_is_open()
+                    || !self.has_room_for(Some(number))
+                    || !self.hand_over_next(Some(number))
+                {
                     break;
                 }
             }
@@ -137,9 +141,11 @@ impl Sender<'_> {
     /// A lane has a row that may go, as far as is known.
     pub(super) fn a_lane_may_go(&self) -> bool {
         let may = |(number, lane): (usize, &Option<Lane>)| {
-            lane.as_ref().is_some_and(|lane| !lane.waits) && self.unoffered(Some(number)).is_some()
+            lane.as_ref().is_some_and(|lane| !lane.waits)
+                && self.unoffered(Some(number)).is_some()
+                && self.has_room_for(Some(number))
         };
-        self.has_room() && self.lanes.iter().enumerate().any(may)
+        self.lanes.iter().enumerate().any(may)
     }
 
     /// A topic that fills page after page would make all others wait behind its backlog.
@@ -229,7 +235,6 @@ impl Sender<'_> {
         let mut batch = Batch::new(self.next_no, page.rows, page.next);
         batch.lane = Some(number);
         batch.as_of = Some(page.as_of);
-        batch.closes = closes;
         self.window.push_back(batch);
         let topic = self.topics.get(&name);
         if topic.policy.delivery == Delivery::AtMostOnce && !stands(topic) {
@@ -241,7 +246,7 @@ impl Sender<'_> {
     pub(super) fn take_lane_step(&mut self, mut batch: Batch) -> Decided {
         let now = Instant::now();
         let (opened, lane, next) = (std::mem::take(&mut batch.opened), batch.lane, batch.next.clone());
-        let (as_of, closes, rows) = (batch.as_of.take(), batch.closes, batch.rows.len());
+        let (closed, as_of, rows) = (std::mem::take(&mut batch.closed), batch.as_of.take(), batch.rows.len());
         let once = batch.take_once();
         let mut decided = batch.decided();
         decided.once = once;
@@ -257,22 +262,23 @@ impl Sender<'_> {
                 "topic is read on its own, the others go on"
             );
         }
+        for number in closed {
+            let Some(lane) = self.lanes[number].take() else { continue };
+            decided.outcome.rare.lanes.extend(lane.step(true, self.laned));
+            self.term.metrics.set_topic_lane(&lane.topic, lane.cause.as_str(), false);
+            tracing::info!(topic = &*lane.topic, "topic is read with the others again");
+            self.topics.get(&lane.topic).lane = None;
+        }
+        if self.lanes.iter().all(Option::is_none) {
+            self.lanes.clear();
+        }
         let Some(number) = lane else { return decided };
         // Its position is its lane's, not main's.
         decided.position = None;
         let lane = self.lanes[number].as_mut().expect("its batches hold it open");
         lane.rows -= rows;
         (lane.position, lane.as_of, lane.written_at) = (Some(next), as_of, Some(now));
-        decided.outcome.rare.lanes.extend(lane.step(closes, self.laned));
-        if closes {
-            self.term.metrics.set_topic_lane(&lane.topic, lane.cause.as_str(), false);
-            tracing::info!(topic = &*lane.topic, "topic is read with the others again");
-            self.topics.get(&lane.topic).lane = None;
-            self.lanes[number] = None;
-            if self.lanes.iter().all(Option::is_none) {
-                self.lanes.clear();
-            }
-        }
+        decided.outcome.rare.lanes.extend(lane.step(false, self.laned));
         decided
     }
 

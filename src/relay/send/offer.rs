@@ -33,7 +33,11 @@ impl Sender<'_> {
         if self.again.is_empty() {
             self.hand_over_lanes();
             for _ in 0..SLICE {
-                if !self.gate_is_open() || self.main_waits || !self.has_room() || !self.hand_over_next(None) {
+                if !self.gate_is_open()
+                    || self.main_waits
+                    || !self.has_room_for(None)
+                    || !self.hand_over_next(None)
+                {
                     break;
                 }
             }

@@ -23,8 +23,9 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
+            large_rows: Some(2000),
             relay_settings: &[
-                ("relay.max_row_bytes", "300"),
+                ("relay.max_row_bytes", "1024"),
                 ("retry.attempts", "2"),
                 ("retry.dead_per_minute", "100000"),
             ],
