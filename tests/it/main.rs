@@ -19,6 +19,7 @@ mod once;
 mod order;
 mod outage;
 mod plan;
+mod pooler;
 mod reading;
 mod requests;
 mod schema;
