@@ -129,14 +129,14 @@ fn write_out(sql: &str, values: &[String]) -> String {
         text.push_str(plain);
         let taken = if special.starts_with("--") {
             special.find('\n').unwrap_or(special.len())
-        } else if special.starts_with('\'') {
+        } else if let Some(constant) = special.strip_prefix('\'') {
             // A doubled quote inside is the end of one constant and the beginning of the next.
-            let end = special[1..].find('\'').map_or(special.len(), |end| end + 2);
+            let end = constant.find('\'').map_or(special.len(), |end| end + 2);
             text.push_str(&special[..end]);
             end
-        } else if special.starts_with('$') {
-            let digits = special[1..].bytes().take_while(u8::is_ascii_digit).count();
-            let value = special[1..=digits].parse::<usize>().ok().and_then(|n| values.get(n.checked_sub(1)?));
+        } else if let Some(number) = special.strip_prefix('$') {
+            let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+            let value = number[..digits].parse::<usize>().ok().and_then(|n| values.get(n.checked_sub(1)?));
             text.push_str(
                 value.expect("each $n of a statement is bound; every test of the statement would show it"),
             );
