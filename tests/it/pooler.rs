@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use outbox_relay::position::Position;
 use outbox_relay::servers::{PoolerOptions, PrivatePooler};
 use outbox_relay::store::poll::{From, PageLimits, Reader};
-use outbox_relay::store::{Server, StoreError, lease};
+use outbox_relay::store::{Server, Session, StoreError, lease};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Executor, PgConnection, Row, raw_sql};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row, raw_sql};
 use uuid::Uuid;
 
 use crate::support::history::{Load, RECOVERY, ROWS_PER_SECOND, expect_history, traced};
 use crate::support::lines::{Line, assert_complete, versions, write, write_many};
-use crate::support::{DEADLINE, Env, LogLine, Relay, RelayBuilder, blocking, eventually, wait_for};
+use crate::support::{DEADLINE, Env, LogLine, Quiet, Relay, RelayBuilder, blocking, eventually, wait_for};
 
 const WINDOW_ROWS: usize = 200;
 
@@ -403,4 +404,63 @@ async fn a_pooler_that_is_away_for_a_while_is_sat_out() {
 /// With a Postgres, and therefore a pooler, that no other test uses.
 async fn pooled_alone() -> Env {
     Env::builder().own_postgres().pooler().start().await
+}
+
+/// Buffers of the whole database for so many polls, each after a transaction of one row, with the transactions and what it
+/// takes to connect.
+async fn buffers(quiet: &Quiet, pooler: bool, polls: u32) -> u64 {
+    let (mut admin, token) = (quiet.connect("postgres").await, Uuid::new_v4());
+    quiet.execute("delete from outbox.incarnation").await;
+    quiet.execute(&format!("insert into outbox.incarnation (token) values ('{token}')")).await;
+    let mut session = quiet.store().behind_pooler(pooler).connect("read").await.expect("connect");
+    let here = "select pg_current_snapshot()::text, max(id), pg_current_xact_id()::text from outbox.message";
+    let (snapshot, high, mut as_of): (String, i64, String) =
+        sqlx::query_as(here).fetch_one(&mut admin).await.expect("the slots are full");
+    let mut position = Position { snapshot, high, late: None };
+    let limits = PageLimits { rows: 5_000, bytes: 8 << 20, max_row_bytes: 1 << 20 };
+    let (mut reader, mut found) = (Reader::default(), 0);
+    let mut poll = async |session: &mut Session| {
+        let from = From { position: &position, as_of: &as_of, skip: &[], short: true };
+        let page = reader.poll(session, from, &limits, token).await.expect("the token is ours");
+        (position, as_of) = (page.next, page.as_of);
+        page.rows.len() as u32
+    };
+    // The first ones plan, read the catalog and tidy indexes up.
+    for _ in 0..20 {
+        poll(&mut session).await;
+    }
+    let used = async |admin: &mut PgConnection| -> i64 {
+        // A backend tells of what it has done when it ends, at the latest.
+        raw_sql("select pg_stat_force_next_flush()").execute(&mut *admin).await.ok();
+        let blocks = "select blks_hit + blks_read from pg_stat_database where datname = current_database()";
+        sqlx::query_scalar(blocks).fetch_one(admin).await.expect("a number")
+    };
+    session.close().await;
+    let mut session = quiet.store().behind_pooler(pooler).connect("read").await.expect("connect");
+    let mut writer = quiet.connect("app_login").await;
+    let before = used(&mut admin).await;
+    for _ in 0..polls {
+        raw_sql("insert into outbox.message (topic) values ('t')")
+            .execute(&mut writer)
+            .await
+            .expect("insert");
+        found += poll(&mut session).await;
+    }
+    session.close().await;
+    writer.close().await.expect("a connection that worked");
+    assert_eq!(found, polls);
+    let alone = "select count(*) = 1 from pg_stat_activity where backend_type = 'client backend'";
+    eventually(DEADLINE, "all have told", async || {
+        sqlx::query_scalar(alone).fetch_one(&mut admin).await.expect("a look")
+    })
+    .await;
+    (used(&mut admin).await - before) as u64
+}
+
+#[tokio::test]
+async fn a_poll_that_is_written_out_reads_no_more_than_one_that_is_prepared() {
+    let quiet = Quiet::with_full_slots().await;
+    let (prepared, written) = (buffers(&quiet, false, 400).await, buffers(&quiet, true, 400).await);
+    eprintln!("{prepared} buffers prepared, {written} written out");
+    assert!(written < prepared + prepared / 2, "{prepared} buffers prepared, {written} written out");
 }
