@@ -71,6 +71,8 @@ impl Neighbour {
             let mut looks = 0;
             while !asked.load(Ordering::Relaxed) {
                 client.execute(raw_sql(LEAVES)).await.expect("anyone may set these");
+                // Relays come in between.
+                tokio::time::timeout(Duration::from_millis(2), std::future::pending::<()>()).await.ok();
                 let row = client
                     .fetch_one(raw_sql(
                         "select current_setting('plan_cache_mode'), count(*), pg_backend_pid() from pg_prepared_statements",
@@ -82,7 +84,6 @@ impl Neighbour {
                 assert!(mode == "force_custom_plan" || mode == "auto", "a relay has left {mode}");
                 assert_eq!(prepared, 0, "a relay has left a prepared statement");
                 looks += 1;
-                tokio::time::timeout(Duration::from_millis(2), std::future::pending::<()>()).await.ok();
             }
             looks
         });
