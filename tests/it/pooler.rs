@@ -177,11 +177,11 @@ async fn a_standby_takes_over_within_ttl_and_a_second_and_a_frozen_leader_holds_
 async fn crash_postgres(env: &Env) {
     let backend: i32 = env.one("select pg_backend_pid()").await;
     kill_process(Pid::from_raw(backend).expect("a process id"), Signal::KILL).expect("it is ours");
-    let alive = async || {
-        let answer = sqlx::query_scalar::<_, i32>("select 1").fetch_one(env.admin()).await;
-        answer.is_ok()
-    };
-    eventually(RECOVERY, "the server has recovered", alive).await;
+    // Connections that are still to be ended answer as before; what is unlogged is empty afterwards.
+    let gone = "select not exists (select from outbox.incarnation)";
+    let recovered =
+        async || sqlx::query_scalar::<_, bool>(gone).fetch_one(env.admin()).await.unwrap_or(false);
+    eventually(RECOVERY, "the server has recovered", recovered).await;
 }
 
 /// Waits until no client of the pooler holds one of its server connections.
@@ -195,13 +195,14 @@ async fn until_nobody_is_served(env: &Env) {
     .await;
 }
 
-/// How many connections of relays were ended by anybody but the relay.
-fn clients_lost(env: &Env) -> usize {
+/// Connections of relays that were ended by anybody but the relay, as the pooler tells of them.
+fn clients_lost(env: &Env) -> Vec<String> {
     let log = std::fs::read_to_string(env.pooler().log()).expect("the pooler's log");
     let client = format!("{}/relay_login@", env.database());
     let ended =
         |line: &&str| line.contains(" C-") && line.contains(&client) && line.contains("closing because");
-    log.lines().filter(ended).filter(|line| !line.contains("closing because: client")).count()
+    let by_others = |line: &&str| !line.contains("closing because: client");
+    log.lines().filter(ended).filter(by_others).map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
