@@ -184,13 +184,17 @@ async fn crash_postgres(env: &Env) {
     eventually(RECOVERY, "the server has recovered", recovered).await;
 }
 
-/// Waits until no client of the pooler holds one of its server connections.
+/// Waits until no client of the pooler holds one of its server connections, and none has something on its way there.
 async fn until_nobody_is_served(env: &Env) {
     let mut console = client(env.pooler(), "postgres", "pgbouncer").await;
+    let mut quiet = 0;
     eventually(DEADLINE, "no client is served", async || {
         let pools = console.fetch_all(raw_sql("show pools")).await.expect("the console answers");
         let mut ours = pools.iter().filter(|row| row.get::<&str, _>("database") == env.database());
-        ours.all(|row| row.get::<i32, _>("sv_active") == 0 && row.get::<i32, _>("cl_waiting") == 0)
+        let idle =
+            ours.all(|row| row.get::<i32, _>("sv_active") == 0 && row.get::<i32, _>("cl_waiting") == 0);
+        quiet = if idle { quiet + 1 } else { 0 };
+        quiet >= 10
     })
     .await;
 }
