@@ -205,7 +205,9 @@ fn clients_lost(env: &Env) -> Vec<String> {
     let client = format!("{}/relay_login@", env.database());
     let ended =
         |line: &&str| line.contains(" C-") && line.contains(&client) && line.contains("closing because");
-    let by_others = |line: &&str| !line.contains("closing because: client");
+    // "unexpected eof" is a client that goes while it logs in.
+    let by_client = ["closing because: client", "closing because: unexpected eof"];
+    let by_others = |line: &&str| !by_client.iter().any(|why| line.contains(why));
     log.lines().filter(ended).filter(by_others).map(str::to_owned).collect()
 }
 
