@@ -33,6 +33,9 @@ has_postgres() {
     has postgres && has initdb
 }
 
+# Debian puts it where only root's PATH leads.
+has_pgbouncer() { has pgbouncer || [[ -x /usr/sbin/pgbouncer ]]; }
+
 has_compose() { docker compose version >/dev/null 2>&1 || has docker-compose; }
 
 look() {
@@ -43,6 +46,7 @@ look() {
         want libssl-dev 'TLS and SASL to Kafka'
     has setpriv || want util-linux 'setpriv, to run private servers without rights and end them with us'
     has_postgres || want postgresql 'the Postgres server that demo and tests start privately'
+    has_pgbouncer || want pgbouncer 'the connection pooler that the tests start privately'
     { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'
     has mvn || want maven 'fetches Apache Kafka'
     [[ ${1:-} != compose ]] || has_compose || want docker-compose 'checks docker-compose.yml, without an engine'
@@ -85,6 +89,19 @@ install_postgres() {
     return "$status"
 }
 
+# Debian's package starts a pooler on port 6432, unless the machine's policy forbids it. Ours are private.
+install_pgbouncer() {
+    local policy=/usr/sbin/policy-rc.d ours='' status=0
+    if [[ ! -e $policy ]]; then
+        ours=yes
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    install pgbouncer || status=$?
+    if [[ $ours ]]; then as_root rm -f "$policy"; fi
+    return "$status"
+}
+
 java_package() {
     local version
     for version in 21 17 25; do
@@ -107,16 +124,18 @@ has apt-get || die "no apt-get here: install the above (${packages[*]}) with thi
 [[ $EUID == 0 ]] || has sudo || die 'installing needs root or sudo'
 compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt update
 
-plain=() postgres=
+plain=() postgres='' pgbouncer=''
 for package in "${packages[@]}"; do
     case $package in
     postgresql) postgres=yes ;;
+    pgbouncer) pgbouncer=yes ;;
     java) plain+=("$(java_package)" ca-certificates-java) ;;
     *) plain+=("$package") ;;
     esac
 done
 if ((${#plain[@]})); then install "${plain[@]}"; fi
 if [[ $postgres ]]; then install_postgres; fi
+if [[ $pgbouncer ]]; then install_pgbouncer; fi
 
 look "$@"
 if ((${#packages[@]})); then

@@ -88,7 +88,7 @@ impl Daemon {
         terminate: CancellationToken,
     ) -> anyhow::Result<Daemon> {
         let urls = config.postgres.host_urls();
-        let server = Server::new(urls.iter().map(|url| url.expose()))?;
+        let server = Server::new(urls.iter().map(|url| url.expose()))?.behind_pooler(config.postgres.pooler);
         let settings = kafka_settings(&config);
         metrics.set_config(&config.digest());
         metrics.deferred_limit.set(config.retry.deferred_max as f64);
@@ -350,7 +350,7 @@ impl Daemon {
     fn reread_url(&mut self) {
         let Ok(urls) = self.config.postgres.reread_host_urls() else { return };
         if let Ok(server) = Server::new(urls.iter().map(|url| url.expose())) {
-            self.server.send_replace(server);
+            self.server.send_replace(server.behind_pooler(self.config.postgres.pooler));
         }
     }
 

@@ -19,7 +19,7 @@
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
 //! - `task`: why the end of any internal task is the end of the process.
-//! - `servers`: private Postgres and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests
+//! - `servers`: private Postgres, PgBouncer and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests
 //!   end the process; not in release builds.
 //!
 //! # What always holds

@@ -26,6 +26,12 @@ pub const KEYS: &[Key] = &[
         meaning: "A file that holds the URL instead, for mounted secrets; it is read again on every reconnect.",
     },
     Key {
+        name: "postgres.pooler",
+        // Off: prepared statements cost less.
+        default: "false",
+        meaning: "Whether the URL leads to a pooler in transaction mode, such as PgBouncer; migrate needs a direct one.",
+    },
+    Key {
         name: "kafka.brokers",
         // No default either, for the same reason.
         default: "",

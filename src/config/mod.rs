@@ -49,6 +49,8 @@ pub struct Config {
 /// Where the outbox is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
+    /// The hosts are poolers in transaction mode.
+    pub pooler: bool,
     hosts: Vec<Secret>,
     file: Option<PathBuf>,
 }
@@ -221,7 +223,7 @@ impl PostgresConfig {
     /// For tests and the demo, which know their URL.
     pub fn from_url(url: &str) -> Result<PostgresConfig, ConfigError> {
         match postgres_url::parse(url) {
-            Ok(url) => Ok(PostgresConfig { hosts: url.hosts, file: None }),
+            Ok(url) => Ok(PostgresConfig { pooler: false, hosts: url.hosts, file: None }),
             Err(problems) => Err(ConfigError { problems }),
         }
     }

@@ -92,7 +92,11 @@ fn postgres(reader: &mut Reader) -> PostgresConfig {
         Some((file, url)) => (Some(url), Some(file)),
         None => (parsed, None),
     };
-    PostgresConfig { hosts: url.map(|url| url.hosts).unwrap_or_default(), file }
+    PostgresConfig {
+        pooler: reader.flag("postgres.pooler"),
+        hosts: url.map(|url| url.hosts).unwrap_or_default(),
+        file,
+    }
 }
 
 /// Reads a mounted secret; line breaks around it are ignored.

@@ -18,6 +18,13 @@ use crate::store::rebase::{self, RebaseReport};
 
 /// Does what the options say. Changes nothing with `--dry-run` or `--status`.
 pub async fn run(config: Config, options: MigrateOptions) -> anyhow::Result<ExitCode> {
+    if config.postgres.pooler {
+        // A transaction of many messages, one of which may take hours, is what a pooler is not for.
+        bail!(
+            "migrate needs a direct connection: give the URL of Postgres itself in DATABASE_URL, and \
+             OUTBOX_RELAY__POSTGRES__POOLER=false"
+        );
+    }
     let hosts = config.postgres.host_urls();
     let mut connection =
         migrate::connect(&hosts.iter().map(|host| host.expose()).collect::<Vec<_>>()).await?;

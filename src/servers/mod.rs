@@ -1,14 +1,15 @@
-//! Private Postgres and Kafka servers, started from the parts that are installed on this machine.
+//! Private Postgres, PgBouncer and Kafka servers, started from the parts that are installed on this machine.
 //!
 //! The demo, the tests and the bench stand on these: real servers on free ports, in directories of their own, which
 //! end with this process however it ends, SIGKILL included. This module must not become part of `outbox-relay run`,
 //! and it speaks to its servers only through files, signals and their own tools: no client library is named here.
 //!
 //! The interface blocks; inside a runtime call it through `tokio::task::spawn_blocking`.
-//! Read next: [`process`] for how children die with us, then [`postgres`] and [`kafka`].
+//! Read next: [`process`] for how children die with us, then [`postgres`], [`pgbouncer`] and [`kafka`].
 
 mod directory;
 pub mod kafka;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 
@@ -27,6 +28,7 @@ use rand::Rng;
 use process::{BoundCommand, Process};
 
 pub use kafka::{KafkaOptions, PrivateKafka};
+pub use pgbouncer::{PoolerOptions, PrivatePooler};
 pub use postgres::{PostgresOptions, PrivatePostgres};
 
 /// Why a private server could not be started, stopped or talked to.

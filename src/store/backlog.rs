@@ -26,12 +26,8 @@ pub struct Backlog {
 /// Takes a sample: three short statements, whatever the backlog.
 pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
     const WHAT: &str = "measure the backlog";
-    let row = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/backlog.sql")).fetch_one(c).await)
-        .await?;
-    let oldest = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/deferred_oldest.sql")).fetch_all(c).await)
-        .await?;
+    let row = session.one(WHAT, session.call(include_str!("sql/backlog.sql"))).await?;
+    let oldest = session.all(WHAT, session.call(include_str!("sql/deferred_oldest.sql"))).await?;
     let deferred = counts(session).await?;
     let read = |row: &PgRow, oldest: &[PgRow]| -> Result<Backlog, sqlx::Error> {
         let topic: Option<String> = row.try_get("topic")?;

@@ -107,8 +107,7 @@ pub struct TableBytes {
 /// Reads the slots of `outbox.message`.
 pub async fn slots(session: &mut Session) -> Result<Vec<Slot>, StoreError> {
     const WHAT: &str = "read the slots";
-    let rows =
-        session.within(WHAT, async |c| sqlx::query(include_str!("sql/slots.sql")).fetch_all(c).await).await?;
+    let rows = session.all(WHAT, session.call(include_str!("sql/slots.sql"))).await?;
     let read = |row: &PgRow| -> Result<Slot, sqlx::Error> {
         let now: f64 = row.try_get("now")?;
         let newest = row.try_get::<Option<f64>, _>("newest")?.unwrap_or(now);
@@ -134,8 +133,8 @@ pub async fn sweep(
     most: i64,
 ) -> Result<Swept, StoreError> {
     const WHAT: &str = "sweep a slot";
-    let query = sqlx::query(include_str!("sql/sweep.sql")).bind(slot).bind(after).bind(rows).bind(most);
-    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
+    let query = session.call(include_str!("sql/sweep.sql")).bind(slot).bind(after).bind(rows).bind(most);
+    let row = session.one(WHAT, query).await?;
     let read = |row: &PgRow| -> Result<Swept, sqlx::Error> {
         Ok(Swept {
             snapshot: row.try_get("snapshot")?,
@@ -157,9 +156,9 @@ pub async fn settlements(
     rows: i64,
 ) -> Result<Settlements, StoreError> {
     const WHAT: &str = "look at old settlements";
-    let query = sqlx::query(include_str!("sql/settlements.sql"));
+    let query = session.call(include_str!("sql/settlements.sql"));
     let query = query.bind(slot).bind(after.0).bind(after.1).bind(rows);
-    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
+    let row = session.one(WHAT, query).await?;
     let read = |row: &PgRow| -> Result<Settlements, sqlx::Error> {
         let epoch: Option<i64> = row.try_get("last_epoch")?;
         let seq: Option<i64> = row.try_get("last_seq")?;
@@ -180,18 +179,17 @@ pub async fn make_durable(session: &mut Session) -> Result<(), StoreError> {
 
 /// Reads topic and key of rows that nobody accounts for.
 pub async fn unaccounted(session: &mut Session, ids: &[i64]) -> Result<Vec<Letter>, StoreError> {
-    let query = sqlx::query(include_str!("sql/unaccounted.sql")).bind(ids);
+    let query = session.call(include_str!("sql/unaccounted.sql")).bind(ids);
     let mut names = TopicNames::default();
+    let mut found = Vec::new();
     session
-        .within("read unaccounted rows", async |connection| {
-            let mut found = Vec::new();
-            for row in query.fetch_all(connection).await? {
-                let topic = names.share(row::text(&row, 1)?.unwrap_or_default());
-                found.push((row::int8(&row, 0)?.unwrap_or(0), topic, row::bytes(&row, 2)?.map(Box::from)));
-            }
-            Ok(found)
+        .each("read unaccounted rows", query, |row| {
+            let topic = names.share(row::text(row, 1)?.unwrap_or_default());
+            found.push((row::int8(row, 0)?.unwrap_or(0), topic, row::bytes(row, 2)?.map(Box::from)));
+            Ok(())
         })
-        .await
+        .await?;
+    Ok(found)
 }
 
 /// Empties a slot that was looked at in `snapshot`. Fails when the lease is lost or the server has forgotten the `token`.
@@ -205,15 +203,15 @@ pub async fn empty_slot(
     younger_than: Duration,
 ) -> Result<Emptying, StoreError> {
     const WHAT: &str = "empty a slot";
-    let query = sqlx::query(include_str!("sql/empty_slot.sql"))
+    let query = session
+        .call(include_str!("sql/empty_slot.sql"))
         .bind(epoch)
         .bind(token)
         .bind(ring.as_str())
         .bind(slot)
         .bind(snapshot)
         .bind(younger_than.as_secs_f64());
-    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
-    let outcome: String = row.try_get(0).map_err(|e| StoreError::from_sqlx(WHAT, e))?;
+    let outcome: String = session.value(WHAT, query).await?;
     match outcome.as_str() {
         "emptied" => Ok(Emptying::Emptied),
         "busy" => Ok(Emptying::Busy),
@@ -227,9 +225,10 @@ pub async fn empty_slot(
 /// Slots of the ledger or of the attempts whose every row is older than this.
 pub async fn old_slots(session: &mut Session, ring: Ring, age: Duration) -> Result<Vec<i32>, StoreError> {
     const WHAT: &str = "read old slots";
-    let query =
-        sqlx::query_scalar(include_str!("sql/old_slots.sql")).bind(ring.as_str()).bind(age.as_secs_f64());
-    session.within(WHAT, async |c| query.fetch_all(c).await).await
+    let query = session.call(include_str!("sql/old_slots.sql")).bind(ring.as_str()).bind(age.as_secs_f64());
+    let slots: Result<Vec<i32>, sqlx::Error> =
+        session.all(WHAT, query).await?.iter().map(|row| row.try_get(0)).collect();
+    slots.map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
 /// Makes slots of a ring last so long, and waits at most `wait` for the table. Returns whether they do.
@@ -240,13 +239,13 @@ pub async fn set_slot_width(
     width: Duration,
     wait: Duration,
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query_scalar(include_str!("sql/slot_width.sql"))
+    let query = session
+        .call(include_str!("sql/slot_width.sql"))
         .bind(epoch)
         .bind(ring.as_str())
         .bind(i32::try_from(width.as_secs()).unwrap_or(i32::MAX))
         .bind(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX));
-    let done: Option<bool> =
-        session.within("set the width of slots", async |c| query.fetch_one(c).await).await?;
+    let done: Option<bool> = session.value("set the width of slots", query).await?;
     Ok(done.unwrap_or(false))
 }
 
@@ -257,19 +256,15 @@ pub async fn forget_letters(
     age: Duration,
     rows: i32,
 ) -> Result<i64, StoreError> {
-    let query = sqlx::query_scalar(include_str!("sql/forget_letters.sql"))
-        .bind(epoch)
-        .bind(age.as_secs_f64())
-        .bind(rows);
-    session.within("delete old dead letters", async |c| query.fetch_one(c).await).await
+    let query =
+        session.call(include_str!("sql/forget_letters.sql")).bind(epoch).bind(age.as_secs_f64()).bind(rows);
+    session.value("delete old dead letters", query).await
 }
 
 /// Measures the tables.
 pub async fn table_bytes(session: &mut Session) -> Result<TableBytes, StoreError> {
     const WHAT: &str = "measure the tables";
-    let row = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/table_bytes.sql")).fetch_one(c).await)
-        .await?;
+    let row = session.one(WHAT, session.call(include_str!("sql/table_bytes.sql"))).await?;
     let number = |name| -> Result<i64, sqlx::Error> { Ok(row.try_get::<Option<i64>, _>(name)?.unwrap_or(0)) };
     let read = || -> Result<TableBytes, sqlx::Error> {
         Ok(TableBytes {

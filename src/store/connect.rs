@@ -6,10 +6,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{ConnectOptions, Connection, Decode, Postgres, Row, Type};
 
 use super::StoreError;
+use super::call::Call;
 use super::migration::{SchemaFitness, schema_fitness};
 
 /// How long one host may take to accept a connection.
@@ -41,6 +42,7 @@ pub const SETTINGS: [(&str, &str); 11] = [
 #[derive(Debug, Clone)]
 pub struct Server {
     hosts: Vec<PgConnectOptions>,
+    pooler: bool,
 }
 
 impl Server {
@@ -54,15 +56,25 @@ impl Server {
                     .map_err(|error| StoreError::Unusable(format!("postgres.url cannot be read: {error}")))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Server { hosts })
+        Ok(Server { hosts, pooler: false })
+    }
+
+    /// The hosts are poolers in transaction mode: `postgres.pooler`.
+    pub fn behind_pooler(self, pooler: bool) -> Server {
+        Server { pooler, ..self }
     }
 
     /// Opens a connection to the writable host. `purpose` shows in `pg_stat_activity` as `outbox-relay/<purpose>`.
     pub async fn connect(&self, purpose: &'static str) -> Result<Session, StoreError> {
         let mut last = StoreError::Unusable("postgres.url names no host".to_owned());
         for host in &self.hosts {
-            let options = host.clone().application_name(&format!("outbox-relay/{purpose}")).options(SETTINGS);
-            match open(&options).await {
+            let options = host.clone().application_name(&format!("outbox-relay/{purpose}"));
+            let options = match self.pooler {
+                // PgBouncer refuses parameters that it does not know how to keep apart.
+                true => options.extra_float_digits(None).statement_cache_capacity(0),
+                false => options.options(SETTINGS),
+            };
+            match open(&options, self.pooler).await {
                 Ok(session) => return Ok(session),
                 Err(error) => last = error,
             }
@@ -71,17 +83,15 @@ impl Server {
     }
 }
 
-async fn open(options: &PgConnectOptions) -> Result<Session, StoreError> {
+async fn open(options: &PgConnectOptions, pooler: bool) -> Result<Session, StoreError> {
+    const WHAT: &str = "read server state";
     let connection = match tokio::time::timeout(CONNECT_DEADLINE, PgConnection::connect_with(options)).await {
         Ok(connected) => connected.map_err(|e| StoreError::from_sqlx("connect", e))?,
         Err(_) => return Err(StoreError::Silent { what: "connect", seconds: CONNECT_DEADLINE.as_secs() }),
     };
-    let mut session = Session { connection };
-    let server = session
-        .within("read server state", async |c| sqlx::query(include_str!("sql/server.sql")).fetch_one(c).await)
-        .await?;
-    let flag =
-        |name| server.try_get::<bool, _>(name).map_err(|e| StoreError::from_sqlx("read server state", e));
+    let mut session = Session { connection, pooler };
+    let server = session.one(WHAT, session.call(include_str!("sql/server.sql"))).await?;
+    let flag = |name| server.try_get::<bool, _>(name).map_err(|e| StoreError::from_sqlx(WHAT, e));
     if flag("replica")? {
         return Err(StoreError::Unusable(format!(
             "{} is a replica; the relay needs the primary (postgres.url may name several hosts, the writable one wins)",
@@ -96,8 +106,8 @@ async fn open(options: &PgConnectOptions) -> Result<Session, StoreError> {
     }
     if !flag("settings_kept")? {
         return Err(StoreError::Unusable(
-            "the connection's start-up settings (plan_cache_mode, enable_seqscan, jit, …) did not arrive; \
-             connect directly or let the pooler pass start-up options"
+            "the connection's start-up settings (plan_cache_mode, enable_seqscan, jit, …) did not arrive, so there is \
+             a pooler in between; set postgres.pooler = true, or connect directly"
                 .to_owned(),
         ));
     }
@@ -108,24 +118,55 @@ async fn open(options: &PgConnectOptions) -> Result<Session, StoreError> {
 #[derive(Debug)]
 pub struct Session {
     connection: PgConnection,
+    pooler: bool,
 }
 
 impl Session {
-    /// Runs one statement under the deadline. `what` is a verb and its object, for the error.
-    pub(super) async fn within<T>(
+    /// A statement of `sql/`, in the form that this connection takes. Its values are bound to it.
+    pub(super) fn call<'q>(&self, sql: &'static str) -> Call<'q> {
+        if self.pooler { Call::written(sql) } else { Call::prepared(sql) }
+    }
+
+    /// Its first row; that there is none is an error. `what` is a verb and its object, for errors.
+    pub(super) async fn one(&mut self, what: &'static str, call: Call<'_>) -> Result<PgRow, StoreError> {
+        within(what, call.one(&mut self.connection)).await
+    }
+
+    /// The first column of its first row.
+    pub(super) async fn value<T>(&mut self, what: &'static str, call: Call<'_>) -> Result<T, StoreError>
+    where
+        T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+    {
+        self.one(what, call).await?.try_get(0).map_err(|error| StoreError::from_sqlx(what, error))
+    }
+
+    /// Its first row, if there is one.
+    pub(super) async fn maybe(
         &mut self,
         what: &'static str,
-        statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(STATEMENT_DEADLINE, statement(&mut self.connection)).await {
-            Ok(answer) => answer.map_err(|error| StoreError::from_sqlx(what, error)),
-            Err(_) => Err(StoreError::Silent { what, seconds: STATEMENT_DEADLINE.as_secs() }),
-        }
+        call: Call<'_>,
+    ) -> Result<Option<PgRow>, StoreError> {
+        within(what, call.maybe(&mut self.connection)).await
+    }
+
+    /// All its rows.
+    pub(super) async fn all(&mut self, what: &'static str, call: Call<'_>) -> Result<Vec<PgRow>, StoreError> {
+        within(what, call.all(&mut self.connection)).await
+    }
+
+    /// Shows `take` its rows, one after the other, to be read with `row.rs`.
+    pub(super) async fn each(
+        &mut self,
+        what: &'static str,
+        call: Call<'_>,
+        take: impl FnMut(&PgRow) -> Result<(), sqlx::Error>,
+    ) -> Result<(), StoreError> {
+        within(what, call.each(&mut self.connection, take)).await
     }
 
     /// Fails, saying what to run, unless the schema fits this binary.
     pub async fn check_schema(&mut self) -> Result<(), StoreError> {
-        let fitness = self.within("read the schema's version", schema_fitness).await?;
+        let fitness = within("read the schema's version", schema_fitness(&mut self.connection)).await?;
         Err(StoreError::Unusable(match fitness {
             SchemaFitness::Fits => return Ok(()),
             SchemaFitness::Missing => {
@@ -146,5 +187,16 @@ impl Session {
     /// Says goodbye to the server; without it the server logs a lost connection.
     pub async fn close(self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.connection.close()).await;
+    }
+}
+
+/// Waits for an answer, until the deadline.
+async fn within<T>(
+    what: &'static str,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(STATEMENT_DEADLINE, answer).await {
+        Ok(answer) => answer.map_err(|error| StoreError::from_sqlx(what, error)),
+        Err(_) => Err(StoreError::Silent { what, seconds: STATEMENT_DEADLINE.as_secs() }),
     }
 }

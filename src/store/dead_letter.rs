@@ -2,8 +2,6 @@
 //!
 //! Writing it is part of the settlement (`settle.rs`). A letter stays in Postgres whatever becomes of its copy.
 
-use futures_util::TryStreamExt;
-
 use super::row::{self, TopicNames};
 use super::{Session, StoreError};
 use crate::message::OutboxRow;
@@ -17,15 +15,13 @@ pub async fn owed_copies(
     except: &[&str],
 ) -> Result<Vec<OutboxRow>, StoreError> {
     let mut names = TopicNames::default();
-    let query = sqlx::query(include_str!("sql/dead_copies.sql")).bind(rows).bind(max_row_bytes).bind(except);
+    let query = session.call(include_str!("sql/dead_copies.sql")).bind(rows).bind(max_row_bytes).bind(except);
+    let mut copies = Vec::new();
     session
-        .within("read dead letters to copy", async |connection| {
-            let mut copies = Vec::new();
-            let mut rows = query.fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                copies.push(row::outbox_row(&row, 0, &mut names)?);
-            }
-            Ok(copies)
+        .each("read dead letters to copy", query, |row| {
+            copies.push(row::outbox_row(row, 0, &mut names)?);
+            Ok(())
         })
-        .await
+        .await?;
+    Ok(copies)
 }

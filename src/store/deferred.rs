@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
 use sqlx::Row;
 
 use super::row::{self, TopicNames};
@@ -71,63 +70,61 @@ pub struct DueLimits {
 /// Reads due rows and what waits behind each, in order of id. Nothing that was due before `since_us` is looked at.
 pub async fn due(session: &mut Session, limits: &DueLimits, since_us: i64) -> Result<DuePage, StoreError> {
     let mut names = TopicNames::default();
-    let query = sqlx::query(include_str!("sql/due.sql"))
+    let query = session
+        .call(include_str!("sql/due.sql"))
         .bind(limits.heads)
         .bind(limits.followers)
         .bind(limits.max_row_bytes)
         .bind(limits.bytes)
         .bind(since_us)
         .bind(limits.rows);
+    let mut page = DuePage { rows: Vec::new(), dealt_with_us: since_us, clock_us: since_us };
     session
-        .within("read due rows", async |connection| {
-            let mut page = DuePage { rows: Vec::new(), dealt_with_us: since_us, clock_us: since_us };
-            let mut rows = query.fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                if row::int8(&row, 0)?.is_none() {
-                    // Facts: the clock, the latest time among the due rows, how many there were and how many were cut.
-                    page.clock_us = row::timestamp(&row, 8)?.unwrap_or(since_us);
-                    let found = i64::from(row::int4(&row, 12)?.unwrap_or(0));
-                    page.dealt_with_us = match row::int4(&row, 13)?.unwrap_or(0) {
-                        0 if found < limits.heads => page.clock_us,
-                        0 => row::timestamp(&row, 9)?.unwrap_or(since_us),
-                        _ => since_us,
-                    };
-                    continue;
-                }
-                page.rows.push(DueRow {
-                    row: row::outbox_row(&row, 0, &mut names)?,
-                    reason: match row::text(&row, 11)? {
-                        Some("retry") => Reason::Retry,
-                        Some("scheduled") => Reason::Scheduled,
-                        _ => Reason::Behind,
-                    },
-                    attempts: row::int4(&row, 12)?.unwrap_or(0),
-                    tries: row::int4(&row, 13)?.unwrap_or(0),
-                    first_rejected_us: row::timestamp(&row, 14)?,
-                    passable: row::flag(&row, 15)?,
-                    waits: row::flag(&row, 16)?,
-                });
+        .each("read due rows", query, |row| {
+            if row::int8(row, 0)?.is_none() {
+                // Facts: the clock, the latest time among the due rows, how many there were and how many were cut.
+                page.clock_us = row::timestamp(row, 8)?.unwrap_or(since_us);
+                let found = i64::from(row::int4(row, 12)?.unwrap_or(0));
+                page.dealt_with_us = match row::int4(row, 13)?.unwrap_or(0) {
+                    0 if found < limits.heads => page.clock_us,
+                    0 => row::timestamp(row, 9)?.unwrap_or(since_us),
+                    _ => since_us,
+                };
+                return Ok(());
             }
-            Ok(page)
+            page.rows.push(DueRow {
+                row: row::outbox_row(row, 0, &mut names)?,
+                reason: match row::text(row, 11)? {
+                    Some("retry") => Reason::Retry,
+                    Some("scheduled") => Reason::Scheduled,
+                    _ => Reason::Behind,
+                },
+                attempts: row::int4(row, 12)?.unwrap_or(0),
+                tries: row::int4(row, 13)?.unwrap_or(0),
+                first_rejected_us: row::timestamp(row, 14)?,
+                passable: row::flag(row, 15)?,
+                waits: row::flag(row, 16)?,
+            });
+            Ok(())
         })
-        .await
+        .await?;
+    Ok(page)
 }
 
 /// Reads every blocked key with its number of waiting rows.
 pub async fn waiting_keys(session: &mut Session) -> Result<Vec<(Arc<str>, Box<[u8]>, u64)>, StoreError> {
     let mut names = TopicNames::default();
+    let query = session.call(include_str!("sql/waiting_keys.sql"));
+    let mut keys = Vec::new();
     session
-        .within("read blocked keys", async |connection| {
-            let mut keys = Vec::new();
-            let mut rows = sqlx::query(include_str!("sql/waiting_keys.sql")).fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                let topic = names.share(row::text(&row, 0)?.unwrap_or_default());
-                let key = row::bytes(&row, 1)?.unwrap_or_default().into();
-                keys.push((topic, key, row::int8(&row, 2)?.unwrap_or(0).max(0) as u64));
-            }
-            Ok(keys)
+        .each("read blocked keys", query, |row| {
+            let topic = names.share(row::text(row, 0)?.unwrap_or_default());
+            let key = row::bytes(row, 1)?.unwrap_or_default().into();
+            keys.push((topic, key, row::int8(row, 2)?.unwrap_or(0).max(0) as u64));
+            Ok(())
         })
-        .await
+        .await?;
+    Ok(keys)
 }
 
 /// Scheduled rows are not bounded in number; counting more of them would only cost time.
@@ -137,9 +134,7 @@ const SCHEDULED_COUNTED: i64 = 1_000_000;
 pub async fn counts(session: &mut Session) -> Result<DeferredCounts, StoreError> {
     const WHAT: &str = "count deferred rows";
     let row = session
-        .within(WHAT, async |c| {
-            sqlx::query(include_str!("sql/deferred_counts.sql")).bind(SCHEDULED_COUNTED).fetch_one(c).await
-        })
+        .one(WHAT, session.call(include_str!("sql/deferred_counts.sql")).bind(SCHEDULED_COUNTED))
         .await?;
     let number = |name| row.try_get::<i64, _>(name).map_err(|e| StoreError::from_sqlx(WHAT, e));
     Ok(DeferredCounts {
@@ -163,9 +158,7 @@ pub struct TopicCounts {
 /// Counts deferred rows by topic.
 pub async fn topic_counts(session: &mut Session) -> Result<Vec<TopicCounts>, StoreError> {
     const WHAT: &str = "count deferred rows by topic";
-    let rows = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/deferred_topics.sql")).fetch_all(c).await)
-        .await?;
+    let rows = session.all(WHAT, session.call(include_str!("sql/deferred_topics.sql"))).await?;
     let number = |row: &sqlx::postgres::PgRow, name| -> Result<u64, sqlx::Error> {
         Ok(row.try_get::<i64, _>(name)?.max(0) as u64)
     };

@@ -55,14 +55,9 @@ pub struct Resume {
 /// Reads the lease and the beat.
 pub async fn read_lease(session: &mut Session) -> Result<Lease, StoreError> {
     const WHAT: &str = "read the lease";
-    let row = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/lease.sql")).fetch_optional(c).await)
-        .await?
-        .ok_or_else(|| {
-            StoreError::Unusable(
-                "outbox.lease or outbox.beat is empty: run outbox-relay migrate --rebase".into(),
-            )
-        })?;
+    let row = session.maybe(WHAT, session.call(include_str!("sql/lease.sql"))).await?.ok_or_else(|| {
+        StoreError::Unusable("outbox.lease or outbox.beat is empty: run outbox-relay migrate --rebase".into())
+    })?;
     let read = |row: &PgRow| -> Result<Lease, sqlx::Error> {
         Ok(Lease {
             holder: row.try_get("holder")?,
@@ -80,9 +75,7 @@ pub async fn read_lease(session: &mut Session) -> Result<Lease, StoreError> {
 /// Reads who the server is.
 pub async fn read_identity(session: &mut Session) -> Result<Identity, StoreError> {
     const WHAT: &str = "read the server's identity";
-    let row = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/identity.sql")).fetch_one(c).await)
-        .await?;
+    let row = session.one(WHAT, session.call(include_str!("sql/identity.sql"))).await?;
     let read = |row: &PgRow| -> Result<Identity, sqlx::Error> {
         Ok(Identity {
             system_identifier: row.try_get("system_identifier")?,
@@ -106,7 +99,8 @@ pub async fn take_over(
     kafka_cluster_id: &str,
 ) -> Result<Option<i64>, StoreError> {
     const WHAT: &str = "take the lease over";
-    let query = sqlx::query(include_str!("sql/take_over.sql"))
+    let query = session
+        .call(include_str!("sql/take_over.sql"))
         .bind(holder)
         .bind(holder_name)
         .bind(seen.epoch)
@@ -116,16 +110,14 @@ pub async fn take_over(
         .bind(identity.database_oid)
         .bind(identity.timeline)
         .bind(kafka_cluster_id);
-    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
-    row.try_get("epoch").map_err(|e| StoreError::from_sqlx(WHAT, e))
+    session.value(WHAT, query).await
 }
 
 /// Raises the beat. Fails with [`StoreError::LeaseLost`] when the epoch is no longer ours.
 pub async fn raise_beat(session: &mut Session, holder: Uuid, epoch: i64) -> Result<(), StoreError> {
     const WHAT: &str = "raise the beat";
-    let query = sqlx::query(include_str!("sql/raise_beat.sql")).bind(holder).bind(epoch);
-    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
-    match row.try_get::<bool, _>("ours").map_err(|e| StoreError::from_sqlx(WHAT, e))? {
+    let query = session.call(include_str!("sql/raise_beat.sql")).bind(holder).bind(epoch);
+    match session.value(WHAT, query).await? {
         true => Ok(()),
         false => Err(StoreError::LeaseLost),
     }
@@ -134,18 +126,15 @@ pub async fn raise_beat(session: &mut Session, holder: Uuid, epoch: i64) -> Resu
 /// Gives the lease back. Returns whether it was still ours.
 pub async fn resign(session: &mut Session, holder: Uuid, epoch: i64) -> Result<bool, StoreError> {
     const WHAT: &str = "resign";
-    let query = sqlx::query(include_str!("sql/resign.sql")).bind(holder).bind(epoch);
-    let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
-    row.try_get("ours").map_err(|e| StoreError::from_sqlx(WHAT, e))
+    let query = session.call(include_str!("sql/resign.sql")).bind(holder).bind(epoch);
+    session.value(WHAT, query).await
 }
 
 /// Reads where the newest settlement left off.
 pub async fn read_position(session: &mut Session) -> Result<Resume, StoreError> {
     const WHAT: &str = "read the position";
-    let row = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/position.sql")).fetch_optional(c).await)
-        .await?
-        .ok_or_else(|| {
+    let row =
+        session.maybe(WHAT, session.call(include_str!("sql/position.sql"))).await?.ok_or_else(|| {
             StoreError::Unusable("outbox.ledger is empty: the position is lost, restore the ledger".into())
         })?;
     resume(&row).map_err(|e| StoreError::from_sqlx(WHAT, e))
@@ -167,9 +156,7 @@ pub struct OpenLane {
 /// Reads the lanes that are open.
 pub async fn read_open_lanes(session: &mut Session) -> Result<Vec<OpenLane>, StoreError> {
     const WHAT: &str = "read the lanes";
-    let rows = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/open_lanes.sql")).fetch_all(c).await)
-        .await?;
+    let rows = session.all(WHAT, session.call(include_str!("sql/open_lanes.sql"))).await?;
     let read = |row: &PgRow| -> Result<OpenLane, sqlx::Error> {
         Ok(OpenLane {
             topic: row.try_get("topic")?,
@@ -202,8 +189,8 @@ pub async fn read_lost(
     within: std::time::Duration,
 ) -> Result<Vec<(String, i64)>, StoreError> {
     const WHAT: &str = "read what was on its way once";
-    let query = sqlx::query(include_str!("sql/once_lost.sql")).bind(epoch).bind(within.as_secs_f64());
-    let rows = session.within(WHAT, async |c| query.fetch_all(c).await).await?;
+    let query = session.call(include_str!("sql/once_lost.sql")).bind(epoch).bind(within.as_secs_f64());
+    let rows = session.all(WHAT, query).await?;
     let read = |row: &PgRow| -> Result<(String, i64), sqlx::Error> { Ok((row.try_get(0)?, row.try_get(1)?)) };
     let lost: Result<Vec<(String, i64)>, sqlx::Error> = rows.iter().map(read).collect();
     lost.map_err(|e| StoreError::from_sqlx(WHAT, e))

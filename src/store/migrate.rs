@@ -22,6 +22,11 @@ pub enum MigrateError {
     /// A URL that cannot be read. The text does not repeat it: it holds the password.
     #[error("postgres.url cannot be read")]
     Url(#[source] sqlx::Error),
+    /// PgBouncer says that it does not know a parameter of the connection.
+    #[error(
+        "there is a pooler in between, and migrate needs a direct connection: give the URL of Postgres itself"
+    )]
+    Pooler(#[source] sqlx::Error),
     /// None of the hosts can be reached, or all of them are replicas.
     #[error("connect to postgres")]
     Connect(#[source] sqlx::Error),
@@ -133,6 +138,9 @@ pub async fn connect(urls: &[&str]) -> Result<PgConnection, MigrateError> {
                 if !replica.map_err(failed("read server state"))? {
                     return Ok(connection);
                 }
+            }
+            Err(sqlx::Error::Database(error)) if error.message().contains("startup parameter") => {
+                last = MigrateError::Pooler(sqlx::Error::Database(error));
             }
             Err(error) => last = MigrateError::Connect(error),
         }

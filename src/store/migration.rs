@@ -2,8 +2,8 @@
 //!
 //! Their text is in `migrations/`. Only reads; [`super::migrate`] changes.
 
-use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Executor, Row};
 
 use super::migrate::{MigrateError, failed};
 
@@ -151,14 +151,15 @@ pub(super) async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied
 
 /// The row of `schema_state.sql`: what stands in this database, and on what kind of server.
 pub(super) async fn read_state(connection: &mut PgConnection) -> Result<PgRow, sqlx::Error> {
-    sqlx::query(include_str!("sql/schema_state.sql")).fetch_one(connection).await
+    // Without values it need not be prepared, which a pooler would not take.
+    connection.fetch_one(sqlx::raw_sql(include_str!("sql/schema_state.sql"))).await
 }
 
 async fn read_applied(connection: &mut PgConnection) -> Result<Vec<Applied>, sqlx::Error> {
     if !read_state(&mut *connection).await?.try_get("bookkeeping")? {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query(include_str!("sql/migrations_applied.sql")).fetch_all(connection).await?;
+    let rows = connection.fetch_all(sqlx::raw_sql(include_str!("sql/migrations_applied.sql"))).await?;
     let applied = rows.iter().map(|row| {
         Ok(Applied {
             version: row.try_get("version")?,

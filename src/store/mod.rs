@@ -5,12 +5,14 @@
 
 pub mod ask;
 pub mod backlog;
+mod call;
 pub mod clean;
 pub mod connect;
 pub mod dead_letter;
 pub mod deferred;
 pub mod demo;
 pub mod lease;
+mod literal;
 pub mod migrate;
 pub mod migration;
 pub mod poll;
@@ -89,6 +91,13 @@ impl StoreError {
         let code = error.code().unwrap_or_default().into_owned();
         let text = error.message().to_owned();
         match code.as_str() {
+            // A pooler that refuses what it cannot keep apart, or hands each message to another server connection.
+            "08P01" if text.contains("startup parameter") => StoreError::Unusable(format!(
+                "{text}: there is a pooler in between; set postgres.pooler = true, and give no options (in postgres.url, PGOPTIONS)"
+            )),
+            "26000" | "42P05" => StoreError::Unusable(format!(
+                "{text}: there is a pooler in transaction mode in between; set postgres.pooler = true"
+            )),
             // Server shutting down, crashed, starting up; connection limit; read-only after a failover.
             "57P01" | "57P02" | "57P03" | "53300" | "25006" => StoreError::Unavailable(source),
             "57014" => StoreError::Silent { what, seconds: connect::STATEMENT_DEADLINE.as_secs() },

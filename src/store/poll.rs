@@ -2,10 +2,10 @@
 //!
 //! Owns the statements that read `outbox.message` for publishing, and the flush barrier. Does not decide when to poll.
 
-use futures_util::TryStreamExt;
 use sqlx::Row;
 use uuid::Uuid;
 
+use super::call::Call;
 use super::row::{self, TopicNames};
 use super::{Session, StoreError};
 use crate::message::OutboxRow;
@@ -113,7 +113,8 @@ impl Reader {
             return self.poll_late(session, from, limits, token, Some(topic)).await;
         }
         let ids = limits.ids();
-        let query = sqlx::query(include_str!("sql/poll_lane.sql"))
+        let query = session
+            .call(include_str!("sql/poll_lane.sql"))
             .bind(&from.position.snapshot)
             .bind(from.position.high)
             .bind(limits.rows)
@@ -158,7 +159,8 @@ impl Reader {
         token: Uuid,
     ) -> Result<Page, StoreError> {
         let position = from.position;
-        let query = sqlx::query(include_str!("sql/poll.sql"))
+        let query = session
+            .call(include_str!("sql/poll.sql"))
             .bind(&position.snapshot)
             .bind(position.high)
             .bind(limits.rows)
@@ -209,7 +211,8 @@ impl Reader {
     ) -> Result<Page, StoreError> {
         let position = from.position;
         let late = position.late.as_ref().expect("only called while late rows are paged");
-        let query = sqlx::query(include_str!("sql/poll_late.sql"))
+        let query = session
+            .call(include_str!("sql/poll_late.sql"))
             .bind(&position.snapshot)
             .bind(late.after)
             .bind(position.high)
@@ -235,45 +238,39 @@ impl Reader {
         })
     }
 
-    async fn collect(
-        &mut self,
-        session: &mut Session,
-        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
-    ) -> Result<Answer, StoreError> {
+    async fn collect(&mut self, session: &mut Session, call: Call<'_>) -> Result<Answer, StoreError> {
         let names = &mut self.names;
+        let mut answer = Answer::default();
         session
-            .within("poll", async |connection| {
-                let mut answer = Answer::default();
-                let mut rows = query.fetch(connection);
-                while let Some(row) = rows.try_next().await? {
-                    match row::int4(&row, 0)? {
-                        Some(0) => answer.facts = facts(row::text(&row, 3)?.unwrap_or_default()),
-                        kind => {
-                            if kind != Some(1) {
-                                answer.skips = row::int8(&row, 13)?.unwrap_or(0);
-                            }
-                            if kind == Some(3) {
-                                answer.last_skipped = row::int8(&row, 1)?;
-                                continue;
-                            }
-                            let upto = row::int8(&row, 12)?.unwrap_or(0);
-                            let outbox_row = row::outbox_row(&row, 1, names)?;
-                            if kind == Some(1) {
-                                answer.late += 1;
-                                answer.late_bytes = upto;
-                                answer.last_late = Some(outbox_row.id);
-                            } else {
-                                answer.fresh += 1;
-                                answer.fresh_bytes = upto;
-                                answer.last_fresh = Some(outbox_row.id);
-                            }
-                            answer.rows.push(outbox_row);
+            .each("poll", call, |row| {
+                match row::int4(row, 0)? {
+                    Some(0) => answer.facts = facts(row::text(row, 3)?.unwrap_or_default()),
+                    kind => {
+                        if kind != Some(1) {
+                            answer.skips = row::int8(row, 13)?.unwrap_or(0);
                         }
+                        if kind == Some(3) {
+                            answer.last_skipped = row::int8(row, 1)?;
+                            return Ok(());
+                        }
+                        let upto = row::int8(row, 12)?.unwrap_or(0);
+                        let outbox_row = row::outbox_row(row, 1, names)?;
+                        if kind == Some(1) {
+                            answer.late += 1;
+                            answer.late_bytes = upto;
+                            answer.last_late = Some(outbox_row.id);
+                        } else {
+                            answer.fresh += 1;
+                            answer.fresh_bytes = upto;
+                            answer.last_fresh = Some(outbox_row.id);
+                        }
+                        answer.rows.push(outbox_row);
                     }
                 }
-                Ok(answer)
+                Ok(())
             })
-            .await
+            .await?;
+        Ok(answer)
     }
 }
 
@@ -357,17 +354,14 @@ fn refuse_a_younger_sequence(last_id: i64, high: i64) -> Result<(), StoreError> 
 /// still undo must not be published.
 pub async fn flush_barrier(session: &mut Session, written: Option<i64>) -> Result<(), StoreError> {
     let Some(written) = written else { return Ok(()) };
-    let state = session
-        .within("read the flushed position", async |c| {
-            sqlx::query(include_str!("sql/flushed.sql")).fetch_one(c).await
-        })
-        .await?;
+    let state =
+        session.one("read the flushed position", session.call(include_str!("sql/flushed.sql"))).await?;
     let what = "read the flushed position";
     let flushed: i64 = state.try_get("flushed").map_err(|e| StoreError::from_sqlx(what, e))?;
     let standbys: bool = state.try_get("standbys").map_err(|e| StoreError::from_sqlx(what, e))?;
     if flushed >= written && !standbys {
         return Ok(());
     }
-    session.within("flush", async |c| sqlx::query(include_str!("sql/flush.sql")).execute(c).await).await?;
+    session.one("flush", session.call(include_str!("sql/flush.sql"))).await?;
     Ok(())
 }

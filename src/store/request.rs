@@ -101,9 +101,7 @@ pub type Letter = (i64, Arc<str>, Option<Box<[u8]>>);
 /// Reads the requests that are not over, and whether copies are owed.
 pub async fn look(session: &mut Session) -> Result<Look, StoreError> {
     const WHAT: &str = "read the requests";
-    let rows = session
-        .within(WHAT, async |c| sqlx::query(include_str!("sql/requests.sql")).fetch_all(c).await)
-        .await?;
+    let rows = session.all(WHAT, session.call(include_str!("sql/requests.sql"))).await?;
     let read = || -> Result<Look, sqlx::Error> {
         let mut look = Look::default();
         for row in &rows {
@@ -156,24 +154,24 @@ pub async fn report(
     last_id: i64,
     error: Option<&str>,
 ) -> Result<(), StoreError> {
-    let query = sqlx::query(include_str!("sql/request_progress.sql"))
+    let query = session
+        .call(include_str!("sql/request_progress.sql"))
         .bind(epoch)
         .bind(request)
         .bind(progress.as_str())
         .bind(last_id)
         .bind(error);
-    let row = session.within("report on a request", async |c| query.fetch_optional(c).await).await?;
+    let row = session.maybe("report on a request", query).await?;
     row.map(|_| ()).ok_or(StoreError::LeaseLost)
 }
 
 /// Ends request `ended`, because request `cancel` asks for it. Returns whether there was something to end. Fails with
 /// [`StoreError::LeaseLost`] when the lease is no longer ours.
 pub async fn cancel(session: &mut Session, epoch: i64, cancel: i64, ended: i64) -> Result<bool, StoreError> {
-    let query =
-        sqlx::query_scalar(include_str!("sql/cancel_request.sql")).bind(epoch).bind(cancel).bind(ended);
-    let state: Option<String> =
-        session.within("cancel a request", async |c| query.fetch_optional(c).await).await?;
-    state.map(|state| state == "done").ok_or(StoreError::LeaseLost)
+    let query = session.call(include_str!("sql/cancel_request.sql")).bind(epoch).bind(cancel).bind(ended);
+    const WHAT: &str = "cancel a request";
+    let row = session.maybe(WHAT, query).await?.ok_or(StoreError::LeaseLost)?;
+    row.try_get(0).map(|state: &str| state == "done").map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
 /// Some of the letters that a request names, in order of id.
@@ -197,7 +195,8 @@ pub async fn letters(
     let text = |name: &str| request.filter.get(name).and_then(Value::as_str);
     let ids = request.filter.get("ids").and_then(Value::as_array);
     let ids = ids.map(|ids| ids.iter().filter_map(Value::as_i64).collect::<Vec<i64>>());
-    let query = sqlx::query(include_str!("sql/letters.sql"))
+    let query = session
+        .call(include_str!("sql/letters.sql"))
         .bind(after)
         .bind(rows)
         .bind(ids)
@@ -210,20 +209,19 @@ pub async fn letters(
         .bind(looks)
         .bind(&request.asked_at);
     let mut names = TopicNames::default();
+    let mut found = LetterPage::default();
     session
-        .within("read dead letters", async |connection| {
-            let mut found = LetterPage::default();
-            for row in query.fetch_all(connection).await? {
-                let id = row::int8(&row, 0)?;
-                if !row.try_get::<bool, _>("is_letter")? {
-                    found.looked_to = id;
-                    continue;
-                }
-                let topic = names.share(row::text(&row, 1)?.unwrap_or_default());
-                let key = row::bytes(&row, 2)?.map(Box::from);
-                found.letters.push((id.unwrap_or(0), topic, key));
+        .each("read dead letters", query, |row| {
+            let id = row::int8(row, 0)?;
+            if !row::flag(row, 3)? {
+                found.looked_to = id;
+                return Ok(());
             }
-            Ok(found)
+            let topic = names.share(row::text(row, 1)?.unwrap_or_default());
+            let key = row::bytes(row, 2)?.map(Box::from);
+            found.letters.push((id.unwrap_or(0), topic, key));
+            Ok(())
         })
-        .await
+        .await?;
+    Ok(found)
 }

@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use serde_json::json;
-use sqlx::Row;
 use uuid::Uuid;
 
 use super::{Session, StoreError};
@@ -313,7 +312,8 @@ impl Settlement {
     pub async fn write(&self, session: &mut Session) -> Result<Vec<i64>, StoreError> {
         let late = self.position.late.as_ref();
         let column = |f: fn(&Deferral) -> Option<i64>| self.deferred.iter().map(f).collect::<Vec<_>>();
-        let query = sqlx::query(include_str!("sql/settle.sql"))
+        let query = session
+            .call(include_str!("sql/settle.sql"))
             .bind(self.epoch)
             .bind(self.seq)
             .bind(self.token)
@@ -337,8 +337,7 @@ impl Settlement {
             .bind(self.deferred.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>())
             .bind(self.deferred.iter().map(|d| d.passable).collect::<Vec<_>>())
             .bind(&self.rare);
-        let answer = session.within("settle", async |c| query.fetch_one(c).await).await?;
-        let outcome: String = answer.try_get(0).map_err(|e| StoreError::from_sqlx("settle", e))?;
+        let outcome: String = session.value("settle", query).await?;
         match outcome.as_str() {
             "settled" | "repeated" => Ok(Vec::new()),
             "settled_without" | "repeated_without" => self.lacking(session).await,
@@ -350,9 +349,8 @@ impl Settlement {
 
     async fn lacking(&self, session: &mut Session) -> Result<Vec<i64>, StoreError> {
         const WHAT: &str = "read what a settlement lacks";
-        let query = sqlx::query(include_str!("sql/lacking.sql")).bind(self.epoch).bind(self.last_seq());
-        let row = session.within(WHAT, async |c| query.fetch_one(c).await).await?;
-        row.try_get(0).map_err(|e| StoreError::from_sqlx(WHAT, e))
+        let query = session.call(include_str!("sql/lacking.sql")).bind(self.epoch).bind(self.last_seq());
+        session.value(WHAT, query).await
     }
 }
 

@@ -7,7 +7,6 @@ use outbox_relay::servers::{KafkaOptions, free_port};
 
 use crate::proxy::{Mode, Proxy};
 use outbox_relay::position::Position;
-use outbox_relay::store::Server;
 use outbox_relay::store::settle::{Outcome, Rare, Settlement};
 use uuid::Uuid;
 
@@ -260,8 +259,7 @@ async fn two_wakes_of_a_topic_in_one_settlement_wake_as_many_rows_as_both_name()
         outcome.rare.extend(Rare { woken: vec![("t".into(), rows)], ..Rare::default() });
     }
     let position = Position { snapshot: "9:9:".to_owned(), high: 5, late: None };
-    let server = Server::new([env.relay_url().as_str()]).expect("a URL");
-    let mut session = server.connect("settle").await.expect("connect");
+    let mut session = env.store().connect("settle").await.expect("connect");
     let settlement = Settlement::new(0, 1, token, false, position, true, outcome);
     settlement.write(&mut session).await.expect("it is written");
     let due = "select array_agg(id order by id) from outbox.deferred where due_at <= clock_timestamp()";

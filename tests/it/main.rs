@@ -21,6 +21,7 @@ mod once;
 mod order;
 mod outage;
 mod plan;
+mod pooler;
 #[path = "../faults/proxy/mod.rs"]
 mod proxy;
 mod reading;

@@ -78,7 +78,7 @@ async fn random_transactions_are_read_once_and_in_order() {
     let mut random = random();
     let env = Env::new().await;
     open_accounts(&env.admin_url()).await;
-    let mut relay = Relay::start(&env.relay_url(), small_pages(&mut random)).await;
+    let mut relay = Relay::start(&env.store(), small_pages(&mut random)).await;
     let load = Load { writers: 24, transactions_per_writer: 60 };
     let faults = run(&env, &mut relay, load, &mut random).await;
     assert!(faults.none(), "{faults:?}");
@@ -90,7 +90,7 @@ async fn is_caught_at_random(fault: Fault, caught: impl Fn(&Faults) -> bool) {
     let mut random = random();
     let env = Env::new().await;
     open_accounts(&env.admin_url()).await;
-    let mut broken = Broken::start(&env.relay_url(), fault, small_pages(&mut random)).await;
+    let mut broken = Broken::start(&env.url_as("relay_login"), fault, small_pages(&mut random)).await;
     let load = Load { writers: 24, transactions_per_writer: 5 };
     for round in 1..=20 {
         let faults = run(&env, &mut broken, load, &mut random).await;
@@ -195,7 +195,7 @@ async fn only_the_broken_reader_fails(
 ) {
     let quiet = Quiet::new().await;
     let url = quiet.url_as("relay_login");
-    let relay = Relay::start(&url, ROOMY).await;
+    let relay = Relay::start(&quiet.store(), ROOMY).await;
     let mut both = Both { relay, broken: Broken::start(&url, fault, ROOMY).await };
     schedule(&quiet, &mut both).await;
     drain(&mut both.relay).await;
@@ -228,7 +228,7 @@ async fn a_row_of_a_transaction_that_no_snapshot_lists_is_read() {
 #[tokio::test]
 async fn a_new_leader_reads_a_row_of_a_transaction_that_the_settled_snapshot_does_not_list() {
     let quiet = Quiet::new().await;
-    let mut relay = Relay::start(&quiet.url_as("relay_login"), ROOMY).await;
+    let mut relay = Relay::start(&quiet.store(), ROOMY).await;
     let (mut older, mut younger) = (Step::begin(&quiet).await, Step::begin(&quiet).await);
     older.then("select pg_current_xact_id()").await;
     younger.row("a", 1).await;

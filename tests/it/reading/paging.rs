@@ -28,7 +28,7 @@ async fn turn(connection: &mut PgConnection, sql: &str) {
 #[tokio::test]
 async fn a_huge_late_set_is_paged_and_a_crash_in_the_middle_goes_on_where_it_was_settled() {
     let env = Env::new().await;
-    let mut relay = Relay::start(&env.relay_url(), PageLimits { rows: 500, ..ROOMY }).await;
+    let mut relay = Relay::start(&env.store(), PageLimits { rows: 500, ..ROOMY }).await;
     let (mut late, mut early) = (service(&env).await, service(&env).await);
     turn(&mut late, "begin").await;
     for n in 0..20 {
@@ -65,7 +65,7 @@ async fn a_huge_late_set_is_paged_and_a_crash_in_the_middle_goes_on_where_it_was
 async fn late_rows_far_apart_are_found_in_pages_that_look_at_a_bounded_number_of_ids() {
     let env = Env::new().await;
     // A page looks at twenty ids for each row that it may return.
-    let mut relay = Relay::start(&env.relay_url(), PageLimits { rows: 10, ..ROOMY }).await;
+    let mut relay = Relay::start(&env.store(), PageLimits { rows: 10, ..ROOMY }).await;
     let (mut late, mut early) = (service(&env).await, service(&env).await);
     turn(&mut late, "begin").await;
     rows(&mut late, "late", (1, 15), 10).await;
@@ -88,7 +88,7 @@ async fn late_rows_far_apart_are_found_in_pages_that_look_at_a_bounded_number_of
 async fn a_page_ends_with_the_row_that_crosses_its_bytes() {
     let env = Env::new().await;
     let limits = PageLimits { bytes: 1 << 20, ..ROOMY };
-    let mut relay = Relay::start(&env.relay_url(), limits).await;
+    let mut relay = Relay::start(&env.store(), limits).await;
     let (mut late, mut early) = (service(&env).await, service(&env).await);
     turn(&mut late, "begin").await;
     rows(&mut late, "late", (1, 25), 100_000).await;
@@ -109,7 +109,7 @@ async fn a_page_ends_with_the_row_that_crosses_its_bytes() {
 #[tokio::test]
 async fn a_row_above_the_limit_comes_without_its_payload_and_stops_nobody() {
     let env = Env::new().await;
-    let mut relay = Relay::start(&env.relay_url(), PageLimits { bytes: 1 << 20, ..ROOMY }).await;
+    let mut relay = Relay::start(&env.store(), PageLimits { bytes: 1 << 20, ..ROOMY }).await;
     let mut service = service(&env).await;
     rows(&mut service, "a", (1, 1), 1 << 20).await;
     rows(&mut service, "b", (1, 1), (1 << 20) + 1).await;
@@ -124,7 +124,7 @@ async fn a_row_above_the_limit_comes_without_its_payload_and_stops_nobody() {
 #[tokio::test]
 async fn a_sequence_that_hands_out_ids_ahead_stops_reading_before_a_row_is_lost() {
     let env = Env::new().await;
-    let mut relay = Relay::start(&env.relay_url(), ROOMY).await;
+    let mut relay = Relay::start(&env.store(), ROOMY).await;
     let mut service = service(&env).await;
     rows(&mut service, "a", (1, 1), 10).await;
     drain(&mut relay).await;

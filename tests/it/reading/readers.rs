@@ -50,8 +50,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub async fn start(url: &str, limits: PageLimits) -> Self {
-        let server = Server::new([url]).expect("the URL is well formed");
+    pub async fn start(server: &Server, limits: PageLimits) -> Self {
         let mut session = server.connect("read").await.expect("the server answers");
         let settling = server.connect("settle").await.expect("the server answers");
         let resume = lease::read_position(&mut session).await.expect("the migration wrote a position");

@@ -1,8 +1,8 @@
 //! Somebody changes with SQL what the relay has just read: the settlement goes on without it, and says so.
 
 use outbox_relay::position::Position;
+use outbox_relay::store::StoreError;
 use outbox_relay::store::settle::{Death, Deferral, Outcome, Rare, Settlement};
-use outbox_relay::store::{Server, StoreError};
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -186,8 +186,7 @@ async fn a_settlement_whose_answer_was_lost_says_again_what_it_went_on_without()
         Outcome { deferred: vec![Deferral::behind(1), Deferral::behind(2)], rare, ..Outcome::default() };
     let position = Position { snapshot: "9:9:".to_owned(), high: 4, late: None };
     let settlement = Settlement::new(0, 1, token, false, position.clone(), true, outcome);
-    let mut session =
-        Server::new([env.relay_url().as_str()]).expect("a URL").connect("settle").await.expect("connect");
+    let mut session = env.store().connect("settle").await.expect("connect");
     for time in ["first", "second"] {
         let lacking = settlement.write(&mut session).await.expect("it is written");
         assert_eq!(lacking, [2, 3, 1_000_001, 1_000_003], "{time}");

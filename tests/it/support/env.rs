@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use outbox_relay::servers::{KafkaOptions, PostgresOptions};
+use outbox_relay::servers::{KafkaOptions, PostgresOptions, PrivatePooler};
+use outbox_relay::store::Server;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::OnceCell;
@@ -13,15 +14,26 @@ use super::postgres::{Postgres, migrate};
 use super::relay::{Relay, RelayBuilder};
 use super::wait::{DEADLINE, wait_for};
 
+/// When it is set, all relays go through PgBouncer: `OUTBOX_RELAY_TEST_POOLER=1 cargo test --test it crash::`. Tests of
+/// plans, and those that log in as a relay themselves, are not meant for it.
+const POOLER: &str = "OUTBOX_RELAY_TEST_POOLER";
+
 /// What a test needs to be different.
 #[derive(Debug, Default)]
 pub struct EnvBuilder {
     postgres: Option<PostgresOptions>,
     kafka: Option<KafkaOptions>,
     unmigrated: bool,
+    pooler: bool,
 }
 
 impl EnvBuilder {
+    /// Relays go through a PgBouncer in transaction mode.
+    pub fn pooler(mut self) -> Self {
+        self.pooler = true;
+        self
+    }
+
     /// A Postgres server that this test alone uses, and may stop.
     pub fn own_postgres(self) -> Self {
         self.postgres(PostgresOptions::default())
@@ -72,13 +84,16 @@ impl EnvBuilder {
         } else {
             postgres.migrated_database(&test).await
         };
-        Env { postgres, kafka, database, admin: OnceLock::new(), app: OnceLock::new() }
+        let pooled = self.pooler || std::env::var_os(POOLER).is_some();
+        let pooler = if pooled { Some(postgres.pooler().await) } else { None };
+        Env { postgres, pooler, kafka, database, admin: OnceLock::new(), app: OnceLock::new() }
     }
 }
 
 /// A test's surroundings.
 pub struct Env {
     pub postgres: Arc<Postgres>,
+    pooler: Option<Arc<PrivatePooler>>,
     kafka: OnceCell<Arc<Kafka>>,
     database: String,
     admin: OnceLock<PgPool>,
@@ -112,7 +127,26 @@ impl Env {
 
     /// The database for a relay, with a relay's rights.
     pub fn relay_url(&self) -> String {
-        self.url_as("relay_login")
+        match &self.pooler {
+            Some(pooler) => pooler.url_as("relay_login", &self.database),
+            None => self.url_as("relay_login"),
+        }
+    }
+
+    /// The PgBouncer that relays go through. Panics when there is none.
+    pub fn pooler(&self) -> &Arc<PrivatePooler> {
+        self.pooler.as_ref().expect("this test was started with a pooler")
+    }
+
+    /// The same database for a part of a relay inside the test.
+    pub fn store(&self) -> Server {
+        let server = Server::new([self.relay_url().as_str()]).expect("the URL is well formed");
+        server.behind_pooler(self.pooler.is_some())
+    }
+
+    fn relay_at(&self, brokers: &str) -> RelayBuilder {
+        let relay = RelayBuilder::new(&self.relay_url(), brokers);
+        if self.pooler.is_some() { relay.set("postgres.pooler", true) } else { relay }
     }
 
     /// The database for a service, with a producer's rights.
@@ -230,13 +264,13 @@ impl Env {
 
     /// A relay on this database and broker, to be configured and started.
     pub async fn relay(&self) -> RelayBuilder {
-        RelayBuilder::new(&self.relay_url(), &self.kafka().await.server.brokers())
+        self.relay_at(&self.kafka().await.server.brokers())
     }
 
     /// As [`Self::relay`], logged in to Kafka as the user to whom a topic can be forbidden.
     pub async fn restricted_relay(&self) -> RelayBuilder {
         use outbox_relay::servers::kafka::RELAY_USER;
-        let relay = RelayBuilder::new(&self.relay_url(), &self.kafka().await.server.restricted_brokers());
+        let relay = self.relay_at(&self.kafka().await.server.restricted_brokers());
         relay
             .property("security.protocol", "sasl_plaintext")
             .property("sasl.mechanism", "PLAIN")

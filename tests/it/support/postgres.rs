@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use outbox_relay::servers::{PostgresOptions, PrivatePostgres};
+use outbox_relay::servers::{PoolerOptions, PostgresOptions, PrivatePooler, PrivatePostgres};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -19,6 +19,7 @@ pub struct Postgres {
     pub server: Arc<PrivatePostgres>,
     template: OnceCell<()>,
     databases: AtomicU32,
+    pooler: OnceCell<Arc<PrivatePooler>>,
 }
 
 impl Postgres {
@@ -31,7 +32,19 @@ impl Postgres {
     /// A server for one test, to be stopped and killed as it likes.
     pub async fn start(options: PostgresOptions) -> Arc<Self> {
         let server = Arc::new(blocking(|| PrivatePostgres::start(options)).await);
-        Arc::new(Self { server, template: OnceCell::new(), databases: AtomicU32::new(0) })
+        Arc::new(Self {
+            server,
+            template: OnceCell::new(),
+            databases: AtomicU32::new(0),
+            pooler: OnceCell::new(),
+        })
+    }
+
+    /// The PgBouncer before this server, started by now: in transaction mode, three connections for a login and database.
+    pub async fn pooler(&self) -> Arc<PrivatePooler> {
+        let options = PoolerOptions::new(self.server.port(), &["postgres", "relay_login", "app_login"]);
+        let start = async || Arc::new(blocking(|| PrivatePooler::start(options)).await);
+        Arc::clone(self.pooler.get_or_init(start).await)
     }
 
     /// Creates a database with the relay's schema in it, and returns its name.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use outbox_relay::servers::PostgresOptions;
+use outbox_relay::store::Server;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -61,6 +62,11 @@ impl Quiet {
     /// The database for a login role: `postgres`, `relay_login`, `app_login`.
     pub fn url_as(&self, role: &str) -> String {
         self.postgres.server.url_as(role, &self.database)
+    }
+
+    /// The same database for a part of a relay inside the test.
+    pub fn store(&self) -> Server {
+        Server::new([self.url_as("relay_login").as_str()]).expect("the URL is well formed")
     }
 
     /// A connection of a login role.
