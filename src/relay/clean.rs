@@ -184,7 +184,7 @@ impl Cleaning {
                 return Ok(());
             }
         }
-        clean::make_durable(session).await?;
+        clean::make_durable(session, self.term.token).await?;
         let snapshot = self.messages[&slot].snapshot.clone();
         match self.try_to_empty(session, Ring::Message, slot, &snapshot, Duration::ZERO).await? {
             // What a backup holds has been looked at; it goes when the backup has ended.

@@ -166,7 +166,7 @@ impl Reading {
                 let started = Instant::now();
                 let page = self.reader.poll(session, from, &self.limits, self.term.token).await?;
                 if !page.rows.is_empty() {
-                    poll::flush_barrier(session, page.unflushed).await?;
+                    poll::flush_barrier(session, page.unflushed, self.term.token).await?;
                 }
                 Ok((page, started.elapsed()))
             };
@@ -237,7 +237,7 @@ impl Reading {
                 let token = self.term.token;
                 let page = self.reader.poll_lane(session, topic, from, main, &limits, token).await?;
                 if !page.rows.is_empty() {
-                    poll::flush_barrier(session, page.unflushed).await?;
+                    poll::flush_barrier(session, page.unflushed, self.term.token).await?;
                 }
                 self.term.metrics.database_seconds(Operation::Poll, started.elapsed().as_secs_f64());
                 Ok(page)

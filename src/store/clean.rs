@@ -173,8 +173,8 @@ pub async fn settlements(
 }
 
 /// Waits until everything that is visible now is durable: what a crash could undo accounts for nothing.
-pub async fn make_durable(session: &mut Session) -> Result<(), StoreError> {
-    super::poll::flush_barrier(session, Some(i64::MAX)).await
+pub async fn make_durable(session: &mut Session, token: Uuid) -> Result<(), StoreError> {
+    super::poll::flush_barrier(session, Some(i64::MAX), token).await
 }
 
 /// Reads topic and key of rows that nobody accounts for.

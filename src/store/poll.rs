@@ -314,12 +314,7 @@ fn facts(text: &str) -> Result<Facts, StoreError> {
     else {
         return Err(unreadable());
     };
-    match incarnation {
-        "ours" => {}
-        // Only a takeover writes a token, so it was not the server that forgot ours.
-        "other" => return Err(StoreError::LeaseLost),
-        _ => return Err(StoreError::Forgotten),
-    }
+    recognise(incarnation)?;
     // With a cache, ids are drawn ahead of their transactions: order is lost, and `as_of` would hide rows.
     if cache != "1" {
         return Err(StoreError::Unusable(format!(
@@ -350,18 +345,34 @@ fn refuse_a_younger_sequence(last_id: i64, high: i64) -> Result<(), StoreError> 
 }
 
 /// Waits until everything up to `written` (a WAL position in bytes) is on disk and, where the server has synchronous
-/// standbys, with them. A commit made with `synchronous_commit = off` is visible before that, and what a crash could
+/// standbys, with them; and fails as [`Reader::poll`] does when the server is no longer the one that was read from: what it has
+/// lost in a crash would be published. A commit made with `synchronous_commit = off` is visible before that, and what a crash could
 /// still undo must not be published.
-pub async fn flush_barrier(session: &mut Session, written: Option<i64>) -> Result<(), StoreError> {
+pub async fn flush_barrier(
+    session: &mut Session,
+    written: Option<i64>,
+    token: Uuid,
+) -> Result<(), StoreError> {
+    const WHAT: &str = "read the flushed position";
     let Some(written) = written else { return Ok(()) };
-    let state =
-        session.one("read the flushed position", session.call(include_str!("sql/flushed.sql"))).await?;
-    let what = "read the flushed position";
-    let flushed: i64 = state.try_get("flushed").map_err(|e| StoreError::from_sqlx(what, e))?;
-    let standbys: bool = state.try_get("standbys").map_err(|e| StoreError::from_sqlx(what, e))?;
+    let read = |error| StoreError::from_sqlx(WHAT, error);
+    let state = session.one(WHAT, session.call(include_str!("sql/flushed.sql")).bind(token)).await?;
+    recognise(state.try_get("incarnation").map_err(read)?)?;
+    let flushed: i64 = state.try_get("flushed").map_err(read)?;
+    let standbys: bool = state.try_get("standbys").map_err(read)?;
     if flushed >= written && !standbys {
         return Ok(());
     }
-    session.one("flush", session.call(include_str!("sql/flush.sql"))).await?;
-    Ok(())
+    let flushed = session.one("flush", session.call(include_str!("sql/flush.sql")).bind(token)).await?;
+    recognise(flushed.try_get("incarnation").map_err(read)?)
+}
+
+/// What an answer says of the server's incarnation.
+fn recognise(incarnation: &str) -> Result<(), StoreError> {
+    match incarnation {
+        "ours" => Ok(()),
+        // Only a takeover writes a token, so it was not the server that forgot ours.
+        "other" => Err(StoreError::LeaseLost),
+        _ => Err(StoreError::Forgotten),
+    }
 }

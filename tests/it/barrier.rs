@@ -1,5 +1,9 @@
 //! What a failover or a reset could still undo is not published, and never passed over in silence.
 
+use outbox_relay::store::StoreError;
+use outbox_relay::store::poll::flush_barrier;
+use uuid::Uuid;
+
 use crate::support::Env;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,4 +48,25 @@ async fn a_sequence_that_went_backwards_stops_reading_with_the_remedy() {
     let line = relay.wait_for_log("postgres failed, trying again").await;
     assert!(line.text.contains("outbox.message_id_seq stands at 1"), "{}", line.text);
     assert!(line.text.contains("migrate --rebase"), "{}", line.text);
+}
+
+/// Behind a pooler a connection survives a crash of the server; what was read before may be lost, and a server that knows nothing of
+/// it must not say that it is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_forgotten_us_makes_nothing_durable() {
+    let env = Env::new().await;
+    let token = Uuid::new_v4();
+    env.execute(&format!("insert into outbox.incarnation (token) values ('{token}')")).await;
+    let mut session = env.store().connect("read").await.expect("the server answers");
+    // What is on disk already, and what has to get there.
+    for written in [0, i64::MAX] {
+        flush_barrier(&mut session, Some(written), token).await.expect("it is the same server");
+        let other = flush_barrier(&mut session, Some(written), Uuid::new_v4()).await;
+        assert!(matches!(other, Err(StoreError::LeaseLost)), "{other:?}");
+    }
+    env.execute("delete from outbox.incarnation").await;
+    for written in [0, i64::MAX] {
+        let forgotten = flush_barrier(&mut session, Some(written), token).await;
+        assert!(matches!(forgotten, Err(StoreError::Forgotten)), "{forgotten:?}");
+    }
 }
