@@ -125,7 +125,7 @@ impl<'c> Scene<'c> {
                 scene.relays[0].wait_for_log("leading").await;
             }
         }
-        scene.writers = Writers::start(app, &topics, scenario.large_rows, seed).await;
+        scene.writers = Writers::start(app, &topics, seed).await;
         scene
     }
 
@@ -334,7 +334,7 @@ pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize
             recovery = Some(healed.elapsed());
         }
         // A relay that does not catch up with its writers has been seen by now.
-        if scene.writers.committed() > 4 * rows {
+        if scene.writers.committed() > 12 * rows {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -66,13 +66,13 @@ struct Shared {
     committed: AtomicUsize,
     /// Pauses are left out.
     burst: AtomicBool,
-    /// One row in four has this many bytes.
-    large: Option<usize>,
+    /// One row in four has so many bytes; none: 0.
+    large: AtomicUsize,
 }
 
 impl Writers {
     /// Starts writing to these topics, each with its weight; one transaction in ten is rolled back.
-    pub async fn start(pool: PgPool, topics: &[(&str, u32)], large: Option<usize>, seed: u64) -> Writers {
+    pub async fn start(pool: PgPool, topics: &[(&str, u32)], seed: u64) -> Writers {
         let topics: Vec<(String, u32)> =
             topics.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
         let shared = Arc::new(Shared {
@@ -81,7 +81,7 @@ impl Writers {
             tried: Mutex::default(),
             committed: AtomicUsize::new(0),
             burst: AtomicBool::new(false),
-            large,
+            large: AtomicUsize::new(0),
         });
         let (stop, mut writing) = (CancellationToken::new(), JoinSet::new());
         for number in 0..WRITERS {
@@ -108,7 +108,7 @@ impl Writers {
             tried: Mutex::default(),
             committed: AtomicUsize::new(0),
             burst: AtomicBool::new(false),
-            large: None,
+            large: AtomicUsize::new(0),
         };
         Writers { stop: CancellationToken::new(), writing: JoinSet::new(), shared: Arc::new(shared) }
     }
@@ -132,6 +132,11 @@ impl Writers {
     /// Rows that were committed, as far as was answered.
     pub fn committed(&self) -> usize {
         self.shared.committed.load(Ordering::Relaxed)
+    }
+
+    /// From now on one row in four has so many bytes; none: 0.
+    pub fn large(&self, bytes: usize) {
+        self.shared.large.store(bytes, Ordering::Relaxed);
     }
 
     pub fn burst(&self, on: bool) {
@@ -196,8 +201,8 @@ async fn transact(shared: &Shared, random: &mut StdRng) -> Result<(), sqlx::Erro
     let mut transaction = pool.begin().await?;
     for ((topic, key), event) in rows.iter().zip(&events) {
         let (topic, key) = (&shared.topics[*topic].0, format!("key-{key}"));
-        let bytes = match shared.large {
-            Some(bytes) if random.random_ratio(1, 4) => bytes,
+        let bytes = match shared.large.load(Ordering::Relaxed) {
+            large if large > 0 && random.random_ratio(1, 4) => large,
             _ => random.random_range(60..400),
         };
         insert(shared, &mut transaction, topic, key, *event, bytes).await?;

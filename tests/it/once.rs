@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outbox_relay::crash_point;
 
 use crate::support::history::RECOVERY;
-use crate::support::lines::{assert_complete, expect_complete, write_many};
+use crate::support::lines::{Line, assert_complete, expect_complete, versions, write, write_many};
 use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually};
 
 async fn relay(env: &Env, once: &str) -> RelayBuilder {
@@ -26,6 +26,24 @@ async fn all_decided(env: &Env, topic: &str) {
         "select bool_and(state in ('published', 'dropped')) from outbox.status where topic = '{topic}'"
     );
     env.eventually_true(&sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_above_the_limit_is_lost_and_not_sent_without_its_payload() {
+    let env = Env::new().await;
+    let once = env.create_topic("once", 1, &[]).await;
+    let relay = relay(&env, &once).await.set("relay.max_row_bytes", "1KiB").start().await;
+    let line =
+        |version: i64| Line::new(&once, "k", version).of_bytes(if version % 3 == 1 { 2000 } else { 100 });
+    write(&env, &(0..9).map(line).collect::<Vec<_>>()).await;
+    let records = env.expect_records(&once, 6).await;
+    assert_eq!(versions(&records)["k"], [0, 2, 3, 5, 6, 8]);
+    let lost = async || {
+        let labels = [("topic", once.as_str()), ("outcome", "dropped")];
+        relay.metrics().await.get("outbox_messages_total", &labels) == Some(3.0)
+    };
+    eventually(DEADLINE, "the losses are counted", lost).await;
+    assert_eq!(env.read_topic(&once).await.len(), 6);
 }
 
 /// Main waits for Kafka with its window, an at-most-once lane does not: it gets ahead, in the ledger too. The next leader begins

@@ -102,6 +102,19 @@ impl Sender<'_> {
                 let index = tries.offered;
                 let opaque = Tag { route: Route::Once, no, index }.encode();
                 let row = &tries.rows[index];
+                if row.is_oversize() {
+                    // It came without its payload, and must not go without it.
+                    let (id, topic) = (row.id, Arc::clone(&row.topic));
+                    tries.known[index] = true;
+                    tries.offered += 1;
+                    self.topics.get(&topic).metrics.attempts(AttemptResult::Rejected, 1);
+                    tracing::warn!(
+                        id,
+                        topic = &*topic,
+                        "row of an at-most-once topic is above relay.max_row_bytes"
+                    );
+                    continue;
+                }
                 match self.publisher.hand_over(Route::Once, row, &self.term.stamp, now_us, opaque) {
                     Ok(()) => tries.open += 1,
                     Err(error) => {

@@ -23,14 +23,13 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
-            large_rows: Some(2000),
             relay_settings: &[
                 ("relay.max_row_bytes", "1024"),
                 ("retry.attempts", "2"),
                 ("retry.dead_per_minute", "100000"),
             ],
             ..Scenario::new("dead_letter_flood", "a quarter of all rows is too large and dies", |scene| {
-                Box::pin(async move { scene.more(1000).await })
+                Box::pin(flood(scene))
             })
         },
         Scenario {
@@ -52,6 +51,12 @@ async fn burst(scene: &mut Scene<'_>) {
     scene.writers.burst(true);
     hold(3.0).await;
     scene.writers.burst(false);
+}
+
+async fn flood(scene: &mut Scene<'_>) {
+    scene.writers.large(2000);
+    scene.more(2000).await;
+    scene.writers.large(0);
 }
 
 async fn limit_lowered(scene: &mut Scene<'_>) {

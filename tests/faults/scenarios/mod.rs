@@ -29,8 +29,6 @@ pub struct Scenario {
     pub first_relay: &'static [(&'static str, &'static str)],
     /// Settings of all of them.
     pub relay_settings: &'static [(&'static str, &'static str)],
-    /// One row in four has this many bytes.
-    pub large_rows: Option<usize>,
     /// It has a Postgres and a standby of its own; whether commits wait for the standby.
     pub standby: Option<bool>,
     /// Topic `side` has its only replica on broker 3.
@@ -53,7 +51,6 @@ impl Scenario {
             relays: 2,
             first_relay: &[],
             relay_settings: &[],
-            large_rows: None,
             standby: None,
             lonely_side: false,
             restricted: false,
