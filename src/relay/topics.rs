@@ -28,6 +28,7 @@ use super::requests::Controls;
 
 /// How old an answer may get: limits and partitions change under a running relay.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
+const ANSWER_HOLDS_WAITING: Duration = Duration::from_secs(4);
 
 /// Questions asked on suspicion at a time: each one holds a thread, for seconds in an outage.
 const ASKED_AT_ONCE: usize = 8;
@@ -38,7 +39,7 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// A row that was woken to find out, and has not, is given up after so long.
 const PROBE_LOST: Duration = Duration::from_secs(20);
 
-/// For so long after a batch was refused, rows that waited go one by one: its settings, and the culprits, are known by then.
+/// For so long after a batch was refused, rows that waited go one by one, unless the topic's limit has become known since.
 const APART: Duration = Duration::from_secs(10);
 
 /// A question is not repeated before its last answer, or the lack of one, is this old.
@@ -351,7 +352,12 @@ impl KnownTopics {
     /// Whether rows of the topic may share batches, as far as is known.
     pub fn bears_company(&mut self, name: &Arc<str>) -> bool {
         let topic = self.get(name);
-        !topic.narrow && topic.refused_at.is_none_or(|at| at.elapsed() >= APART)
+        let limit_is_known =
+            matches!(topic.standing, Standing::Ready(TopicSettings { max_message_bytes: Some(_), .. }));
+        let is_over = |at: Instant| {
+            at.elapsed() >= APART || (limit_is_known && topic.told_at.is_some_and(|told| told > at))
+        };
+        !topic.narrow && topic.refused_at.is_none_or(is_over)
     }
 
     /// Asks about the topic, unless a question was answered just now. Returns whether one is on its way.
@@ -381,7 +387,11 @@ impl KnownTopics {
             .iter()
             .filter(|(_, topic)| match topic.standing {
                 Standing::Unknown => true,
-                Standing::Ready(_) => topic.answered_at.is_none_or(|at| at.elapsed() > ANSWER_HOLDS),
+                Standing::Ready(_) => {
+                    // Rows of it wait: a limit that somebody has raised is to be heard of soon.
+                    let holds = if topic.waiting > 0 { ANSWER_HOLDS_WAITING } else { ANSWER_HOLDS };
+                    topic.answered_at.is_none_or(|at| at.elapsed() > holds)
+                }
                 // It has a pace of its own.
                 Standing::Sick { .. } => false,
             })
