@@ -39,7 +39,13 @@ test: setup kafka ## all tests, on real Postgres and real Kafka
 
 .PHONY: faults
 faults: setup kafka ## breaks everything once, reads every topic back and judges: ten minutes
-	@cargo test $(CARGO_FLAGS) --test faults -- --seed $(or $(SEED),1)
+	@cargo test $(CARGO_FLAGS) --test faults -- --seed $(or $(SEED),1) $(SCENARIOS)
+
+SEEDS ?= 3
+.PHONY: bite
+bite: setup kafka ## breaks the relay on purpose: the checker has to reject every seeded bug, on SEEDS=3 seeds
+	@cargo test --no-run $(CARGO_FLAGS) --test faults
+	@scripts/bite.sh "$$(ls -t $(TARGET)/debug/deps/faults-* | grep -v '\.d$$' | head -n 1)" $(SEEDS) $(BUGS)
 
 SOAK ?= 1h
 .PHONY: soak

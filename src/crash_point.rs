@@ -105,6 +105,27 @@ fn is_armed(armed: &Armed, task: &str) -> bool {
     cfg!(debug_assertions) && armed.as_deref() == Some(task)
 }
 
+/// Promises that a test breaks on purpose, with `OUTBOX_RELAY_BUG=<name>`, to see that the checker of histories rejects them.
+pub const BUGS: [&str; 4] =
+    ["drops_last_row", "forgets_late_rows", "ignores_key_order", "takes_failure_for_success"];
+
+/// Whether this relay has this bug.
+#[cfg(debug_assertions)]
+#[inline]
+pub fn bug(name: &str) -> bool {
+    use std::sync::LazyLock;
+    static SEEDED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("OUTBOX_RELAY_BUG").ok());
+    debug_assert!(BUGS.contains(&name), "{name} is listed");
+    SEEDED.as_deref() == Some(name)
+}
+
+/// Never, in a release build.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn bug(_: &str) -> bool {
+    false
+}
+
 /// The process has got to this place.
 #[inline]
 pub fn reach(name: &str) {

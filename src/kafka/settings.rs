@@ -89,13 +89,15 @@ impl KafkaSettings {
     /// The third producer, for at-most-once topics: a record is in its topic at most once. Without idempotence and with
     /// `retries=0` it was not: a broker that loses its leadership while a record waits for its replicas says so, librdkafka takes that
     /// for "not written" and sends the record again, whatever `retries` says [seen in a rolling restart]; and what a
-    /// stuck connection had kept could arrive after later records. A broker drops both by their sequence numbers. The user's
-    /// properties cannot change that.
+    /// stuck connection had kept could arrive after later records. A broker drops both by their sequence numbers. Gapless, because
+    /// otherwise a record that runs out of time makes librdkafka number all others anew, and those that had been written are
+    /// written again [seen when answers got lost]; so the producer ends, and what it had is lost. The user's properties
+    /// cannot change that.
     pub(super) fn once(&self) -> ClientConfig {
         let mut config = self.with_properties(self.producer());
         config
             .set("enable.idempotence", "true")
-            .set("enable.gapless.guarantee", "false")
+            .set("enable.gapless.guarantee", "true")
             .set("message.timeout.ms", self.stall_after.as_millis().to_string());
         config.remove("retries");
         config
@@ -201,7 +203,7 @@ mod tests {
         assert_eq!(config.main(65_536).get("batch.size"), Some("65536"));
         let once = settings(&[("retries", "0"), ("enable.idempotence", "false")]).once();
         assert_eq!((once.get("retries"), once.get("enable.idempotence")), (None, Some("true")));
-        assert_eq!(once.get("enable.gapless.guarantee"), Some("false"));
+        assert_eq!(once.get("enable.gapless.guarantee"), Some("true"));
         assert_eq!(once.get("message.timeout.ms"), Some("10000"));
         assert!(once.create::<BaseProducer>().is_ok());
         assert!(!config.compresses());

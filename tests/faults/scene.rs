@@ -33,6 +33,8 @@ const CONFIGS: [(&str, &str); 2] =
     [("min.insync.replicas", "2"), ("message.timestamp.type", "LogAppendTime")];
 /// After the heal everything arrives within this time, or it is taken for lost.
 const DRAIN: Duration = Duration::from_secs(60);
+/// … and something of it moves within this one.
+const STANDSTILL: Duration = Duration::from_secs(15);
 
 /// A scenario that is being played.
 pub struct Scene<'c> {
@@ -368,13 +370,20 @@ async fn settle(scene: &Scene<'_>) {
                            cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r), '{}')
                @> coalesce((select range_agg(int8range(id, id, '[]')) from public.truth), '{}')
            and not exists (select from outbox.deferred)";
-    let deadline = Instant::now() + DRAIN;
-    while Instant::now() < deadline {
+    const PROGRESS: &str = "
+        select coalesce(sum(upper(r) - lower(r)), 0)::bigint
+          from outbox.ledger l cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r";
+    let (mut accounted, mut moved, began) = (0, Instant::now(), Instant::now());
+    while began.elapsed() < DRAIN && moved.elapsed() < STANDSTILL {
         let all = sqlx::query_scalar::<_, Option<bool>>(ALL).fetch_one(&scene.admin).await;
         if all.ok().flatten() == Some(true) {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = sqlx::query_scalar::<_, i64>(PROGRESS).fetch_one(&scene.admin).await.unwrap_or(accounted);
+        if now != accounted {
+            (accounted, moved) = (now, Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // At-most-once rows count as dropped until their confirm is settled, or their time is over.
     let deadline = Instant::now() + STALL + Duration::from_secs(1);
