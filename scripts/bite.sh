@@ -15,7 +15,7 @@ fi
 declare -A scenario=(
     [drops_last_row]=calm
     [forgets_late_rows]=open_writer
-    [ignores_key_order]=dead_letter_flood
+    [ignores_key_order]=limit_lowered
     [takes_failure_for_success]=limit_lowered
 )
 
