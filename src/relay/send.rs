@@ -287,10 +287,12 @@ impl<'a> Sender<'a> {
         last.filter(|at| self.window[*at].offered < self.window[*at].rows.len())
     }
 
-    /// Whether the next row of a stream may be offered. The oldest batch always may be, to its end: rows leave the window with
-    /// their whole batch, so batches that are offered in part would wait for each other for ever.
+    /// Whether the next row of a stream may be offered. The oldest batch may be, to its end, when no settlement is on its way that
+    /// makes room: rows leave the window with their whole batch, so batches that are offered in part would wait for each other for
+    /// ever.
     fn has_room_for(&self, lane: Option<usize>) -> bool {
-        self.has_room() || self.unoffered(lane) == Some(0)
+        let nothing_settles = || self.rows == self.window.iter().map(|batch| batch.offered).sum::<usize>();
+        self.has_room() || (self.unoffered(lane) == Some(0) && nothing_settles())
     }
 
     fn has_room(&self) -> bool {
