@@ -18,7 +18,7 @@ use super::publish::{Message, PublishError, publish};
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often the database is tried to be dropped; the server itself waits five seconds for others to leave.
-const DROP_TRIES: usize = 4;
+const DROP_TRIES: usize = 8;
 
 /// A database that the demo has made. Dropping the value leaves the database; [`DemoDatabase::remove`] takes it away.
 #[derive(Debug)]

@@ -113,6 +113,15 @@ async fn names(env: &Env, sql: &str) -> Vec<String> {
     sqlx::query_scalar(sql).fetch_all(env.admin()).await.expect("a list of names")
 }
 
+/// A session of the superuser, closed and not yet ended, could not be sent away by the demo's login.
+async fn nobody_of_ours_is_in(env: &Env, database: &str) {
+    let gone = format!(
+        "select count(*) = 0 from pg_stat_activity where datname = '{database}' and usename = 'postgres' \
+            and backend_type = 'client backend'"
+    );
+    env.eventually_true(&gone).await;
+}
+
 async fn has_topic(env: &Env, topic: &str) -> bool {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", env.kafka().await.server.brokers()).set("group.id", "tests");
@@ -203,6 +212,7 @@ async fn interrupted_it_audits_what_there_is_and_interrupted_twice_it_leaves_wit
     })
     .await;
     orders.close().await;
+    nobody_of_ours_is_in(&env, &name).await;
     assert!(demo.process.signal(Signal::INT));
     let (status, audit, talk) = demo.end().await;
     everything_held(status, &audit, &talk);
@@ -232,6 +242,7 @@ async fn an_autovacuum_at_work_in_its_database_does_not_keep_it_there() {
         as select generate_series(1, 100000); delete from dead";
     sqlx::raw_sql(table).execute(&inside).await.expect("dead rows");
     inside.close().await;
+    nobody_of_ours_is_in(&env, &demo.database).await;
     env.eventually_true("select count(*) > 0 from pg_stat_progress_vacuum where relid <> 0").await;
 
     let name = demo.database.clone();
