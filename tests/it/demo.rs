@@ -119,6 +119,9 @@ async fn nobody_of_ours_is_in(env: &Env, database: &str) {
         "select count(*) = 0 from pg_stat_activity where datname = '{database}' and usename = 'postgres' \
             and backend_type = 'client backend'"
     );
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postgres' \
+        and backend_type = 'client backend' and datname = ";
+    env.execute(&format!("{end} '{database}'")).await;
     env.eventually_true(&gone).await;
 }
 
