@@ -31,6 +31,9 @@ pub const SMALLEST_BATCH_SIZE: usize = 64 * 1024;
 /// How often librdkafka tells its statistics.
 pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(1);
 
+/// librdkafka backs off for five minutes at most.
+const ONCE_TIMEOUT_MAX_MS: u128 = 150_000;
+
 /// How long a row that goes alone is tried before it is put off again, in milliseconds.
 const ALONE_TIMEOUT_MS: &str = "10000";
 
@@ -86,20 +89,23 @@ impl KafkaSettings {
         config
     }
 
-    /// The third producer, for at-most-once topics: a record is in its topic at most once. Without idempotence and with
-    /// `retries=0` it was not: a broker that loses its leadership while a record waits for its replicas says so, librdkafka takes that
-    /// for "not written" and sends the record again, whatever `retries` says [seen in a rolling restart]; and what a
-    /// stuck connection had kept could arrive after later records. A broker drops both by their sequence numbers. Gapless, because
-    /// otherwise a record that runs out of time makes librdkafka number all others anew, and those that had been written are
-    /// written again [seen when answers got lost]; so the producer ends, and what it had is lost. The user's properties
-    /// cannot change that.
+    /// The third producer, for at-most-once topics: a record is sent to a broker at most once. `retries=0` is not enough for
+    /// that. A broker that loses its leadership while a record waits for its replicas says so, and librdkafka takes that for
+    /// "not written" and sends the record again without counting it as a retry [seen in a rolling restart]. So what would be sent
+    /// again has to wait for longer than it may live. An idempotent producer is no way out: it numbers records anew after some
+    /// errors, and those that had been written are written again [seen, gapless or not, when answers got lost and when a
+    /// broker died]. The user's properties cannot change that.
     pub(super) fn once(&self) -> ClientConfig {
         let mut config = self.with_properties(self.producer());
+        let timeout_ms = self.stall_after.as_millis().min(ONCE_TIMEOUT_MAX_MS);
+        // Twice as long, because librdkafka shortens it by up to a fifth at random.
+        let backoff_ms = (2 * timeout_ms).to_string();
         config
-            .set("enable.idempotence", "true")
-            .set("enable.gapless.guarantee", "true")
-            .set("message.timeout.ms", self.stall_after.as_millis().to_string());
-        config.remove("retries");
+            .set("enable.idempotence", "false")
+            .set("retries", "0")
+            .set("message.timeout.ms", timeout_ms.to_string())
+            .set("retry.backoff.ms", &backoff_ms)
+            .set("retry.backoff.max.ms", &backoff_ms);
         config
     }
 
@@ -201,10 +207,12 @@ mod tests {
         assert_eq!(config.alone().get("batch.num.messages"), Some("1"));
         assert_eq!(config.batch_size(), 700_000);
         assert_eq!(config.main(65_536).get("batch.size"), Some("65536"));
-        let once = settings(&[("retries", "0"), ("enable.idempotence", "false")]).once();
-        assert_eq!((once.get("retries"), once.get("enable.idempotence")), (None, Some("true")));
-        assert_eq!(once.get("enable.gapless.guarantee"), Some("true"));
+        let once =
+            settings(&[("retries", "5"), ("enable.idempotence", "true"), ("retry.backoff.ms", "1")]).once();
+        assert_eq!((once.get("retries"), once.get("enable.idempotence")), (Some("0"), Some("false")));
         assert_eq!(once.get("message.timeout.ms"), Some("10000"));
+        assert_eq!(once.get("retry.backoff.ms"), Some("20000"), "longer than a record lives");
+        assert_eq!(once.get("retry.backoff.max.ms"), Some("20000"));
         assert!(once.create::<BaseProducer>().is_ok());
         assert!(!config.compresses());
         assert!(settings(&[("compression.type", "lz4")]).compresses());

@@ -110,6 +110,8 @@ async fn mode_for(scene: &mut Scene<'_>, mode: Mode, seconds: f64) {
     hold(seconds).await;
     // Connections of such a kind do not heal: they end, and new ones are well.
     scene.cluster.line_to_kafka(Mode::Reset).await;
+    // Ends of connections come a moment later.
+    hold(0.1).await;
     scene.cluster.line_to_kafka(Mode::Pass).await;
 }
 
