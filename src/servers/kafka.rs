@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::directory::ServerDirectory;
 use super::process::{BoundCommand, Process, Signal};
-use super::{ServerError, free_port, last_lines, log_tail, start_server};
+use super::{ServerError, free_port, last_lines, log_tail, on_free_ports, start_server};
 
 /// Names the directory of jars for callers that let the environment choose.
 pub const KAFKA_JARS: &str = "OUTBOX_RELAY_KAFKA_JARS";
@@ -21,8 +21,6 @@ pub const RELAY_USER: &str = "relay";
 /// A start takes three seconds on a quiet machine.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
-/// A port can be taken between the choice and the start; more often than this it is not bad luck.
-const PORT_TRIES: u32 = 10;
 /// Any 16 bytes in Kafka's base64. The same for all private brokers unless the caller asks for another.
 const CLUSTER_ID: &str = "b3V0Ym94LXJlbGF5LTAwMQ";
 
@@ -104,20 +102,14 @@ impl PrivateKafka {
         let ports = Ports::default();
         let mut server = Self { process: Mutex::new(None), ports, java, options, directory };
         server.write("log4j2.properties", LOGGING)?;
-        for attempt in 1.. {
+        let mut is_formatted = false;
+        server.process = on_free_ports(|| {
             server.choose_ports()?;
-            if attempt == 1 {
+            if !std::mem::replace(&mut is_formatted, true) {
                 server.format()?;
             }
-            match server.launch() {
-                Ok(process) => {
-                    *server.running() = Some(process);
-                    break;
-                }
-                Err(error) if attempt < PORT_TRIES && port_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            server.launch()
+        })?;
         Ok(server)
     }
 
@@ -405,8 +397,4 @@ fn java() -> Result<PathBuf, ServerError> {
     let mut directories = home.into_iter().chain(std::env::split_paths(&path));
     let java = directories.find_map(|directory| Some(directory.join("java")).filter(|java| java.is_file()));
     java.ok_or_else(|| ServerError::Missing { part: "java (17 or newer)".into() })
-}
-
-fn port_taken(error: &ServerError) -> bool {
-    matches!(error, ServerError::Refused { log, .. } if log.contains("Address already in use"))
 }

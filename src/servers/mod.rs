@@ -91,6 +91,30 @@ pub fn free_port() -> io::Result<u16> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port on 127.0.0.1"))
 }
 
+/// Starts a server on free ports, which `launch` chooses. A port can be taken between the choice and the start; then it is called
+/// again, but more often than this it is not bad luck.
+fn on_free_ports(
+    mut launch: impl FnMut() -> Result<Process, ServerError>,
+) -> Result<Mutex<Option<Process>>, ServerError> {
+    const TRIES: u32 = 10;
+    let is_taken = |error: &ServerError| match error {
+        ServerError::Refused { log, .. } => {
+            // The second is what Postgres says.
+            ["Address already in use", "could not create any TCP/IP sockets"]
+                .iter()
+                .any(|text| log.contains(text))
+        }
+        _ => false,
+    };
+    let mut tries = 1..TRIES;
+    loop {
+        match launch() {
+            Err(error) if is_taken(&error) && tries.next().is_some() => {}
+            started => return started.map(|process| Mutex::new(Some(process))),
+        }
+    }
+}
+
 /// Starts a server that appends to `log`, and waits until `ready` says so, given the process and what it has written.
 fn start_server(
     server: &'static str,

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use super::directory::ServerDirectory;
 use super::process::{BoundCommand, Process, Signal, User};
-use super::{ServerError, free_port, start_server};
+use super::{ServerError, free_port, on_free_ports, start_server};
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// A port can be taken between the choice and the start; more often than this it is not bad luck.
-const PORT_TRIES: u32 = 10;
 
 /// How a private PgBouncer differs from a plain one.
 #[derive(Debug, Clone)]
@@ -56,17 +54,10 @@ impl PrivatePooler {
         let user = User::instead_of_root(&["postgres", "nobody"]);
         let directory = ServerDirectory::create("pgbouncer", user)?;
         let mut server = Self { process: Mutex::new(None), port: 0, binary, user, options, directory };
-        for attempt in 1.. {
+        server.process = on_free_ports(|| {
             server.port = free_port().map_err(ServerError::system("find a free port"))?;
-            match server.launch() {
-                Ok(process) => {
-                    *server.running() = Some(process);
-                    break;
-                }
-                Err(error) if attempt < PORT_TRIES && port_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            server.launch()
+        })?;
         Ok(server)
     }
 
@@ -163,8 +154,4 @@ fn binary() -> Result<PathBuf, ServerError> {
     let directories = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     let found = directories.map(|directory| directory.join("pgbouncer")).find(|file| file.is_file());
     found.ok_or_else(|| ServerError::Missing { part: "pgbouncer".into() })
-}
-
-fn port_taken(error: &ServerError) -> bool {
-    matches!(error, ServerError::Refused { log, .. } if log.contains("Address already in use"))
 }

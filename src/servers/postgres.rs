@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::directory::ServerDirectory;
 use super::process::{BoundCommand, Process, Signal, User};
-use super::{ServerError, free_port, log_tail, start_server};
+use super::{ServerError, free_port, log_tail, on_free_ports, start_server};
 
 /// Names the directory with `postgres` and `initdb` when the newest installed version is not the wanted one.
 pub const POSTGRES_BIN: &str = "OUTBOX_RELAY_POSTGRES_BIN";
@@ -17,8 +17,6 @@ pub const POSTGRES_BIN: &str = "OUTBOX_RELAY_POSTGRES_BIN";
 /// Recovery after an immediate stop under load takes seconds on two busy cores.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// A port can be taken between the choice and the start; more often than this it is not bad luck.
-const PORT_TRIES: u32 = 10;
 
 /// How a private Postgres differs from a plain one.
 #[derive(Debug, Clone)]
@@ -59,17 +57,10 @@ impl PrivatePostgres {
         let directory = ServerDirectory::create("postgres", user)?;
         let mut server = Self { process: Mutex::new(None), port: 0, binaries, user, options, directory };
         server.initialize()?;
-        for attempt in 1.. {
+        server.process = on_free_ports(|| {
             server.port = free_port().map_err(ServerError::system("find a free port"))?;
-            match server.launch() {
-                Ok(process) => {
-                    *server.running() = Some(process);
-                    break;
-                }
-                Err(error) if attempt < PORT_TRIES && port_taken(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            server.launch()
+        })?;
         Ok(server)
     }
 
@@ -99,9 +90,10 @@ impl PrivatePostgres {
             let trouble = format!("failed ({})", output.status);
             return Err(ServerError::Refused { server: "pg_basebackup", trouble, log });
         }
-        server.port = free_port().map_err(ServerError::system("find a free port"))?;
-        let process = server.launch()?;
-        *server.running() = Some(process);
+        server.process = on_free_ports(|| {
+            server.port = free_port().map_err(ServerError::system("find a free port"))?;
+            server.launch()
+        })?;
         Ok(server)
     }
 
@@ -251,8 +243,4 @@ fn accepts_connections(data: &Path, pid: u32) -> bool {
     let state = lines.next().filter(|first| *first == pid.to_string()).and_then(|_| lines.nth(6));
     // A replica says "standby" once it can be read.
     state.is_some_and(|state| matches!(state.trim(), "ready" | "standby"))
-}
-
-fn port_taken(error: &ServerError) -> bool {
-    matches!(error, ServerError::Refused { log, .. } if log.contains("could not create any TCP/IP sockets"))
 }
