@@ -5,6 +5,9 @@
 //! rows is woken and goes alone as a probe: only its confirm makes the topic ready. Metadata is no proof, it also shows
 //! topics that we may not write to, and every such row would end the main producer.
 
+mod counts;
+mod sick;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,16 +15,13 @@ use std::time::{Duration, Instant};
 use prometheus::local::LocalHistogram;
 use tokio::task::JoinSet;
 
-use crate::backoff::Backoff;
 use crate::kafka::{KafkaError, Refusal, TopicSettings, TopicState, Topics};
 use crate::message::{OutboxRow, TopicFacts};
-use crate::metrics::{AttemptResult, DeadReason, DeferReason, Metrics, Outcome, TopicMetrics};
+use crate::metrics::{Metrics, TopicMetrics};
 use crate::policy::{Delivery, OnFailure, Policies, Policy};
-use crate::store::settle::{PARKED, Reason};
 use crate::verdict::{Failure, TopicTrouble};
 use crate::{crash_point, task};
 
-use super::batch::{Batch, DueBatch, Fate};
 use super::gates::Gates;
 use super::lanes::Cause;
 use super::requests::Controls;
@@ -236,28 +236,6 @@ impl KnownTopics {
         }
     }
 
-    /// A due row has been handed over alone. If its topic is sick, that is the probe.
-    pub fn went_alone(&mut self, name: &Arc<str>) {
-        if let Standing::Sick { probe, .. } = &mut self.get(name).standing
-            && let Probe::Wanted(settings) | Probe::Woken(settings) = *probe
-        {
-            *probe = Probe::Sent(settings);
-        }
-    }
-
-    /// A row that went alone came back. `works` says that the broker took it, or refused nothing but this row.
-    pub fn came_back(&mut self, name: &Arc<str>, works: bool) {
-        let topic = self.get(name);
-        let Standing::Sick { probe, .. } = &mut topic.standing else { return };
-        match *probe {
-            Probe::Sent(settings) if works => {
-                topic.standing = Standing::Ready(settings);
-                tracing::info!(topic = &**name, "topic is usable again");
-            }
-            _ => *probe = Probe::Idle,
-        }
-    }
-
     /// Topics that should have a lane: sick ones, those with a rate, paused ones, and those with their `share` of deferred rows.
     pub fn needs(&self, share: u64) -> Vec<Need> {
         let need = |(name, topic): &(Arc<str>, Topic)| {
@@ -276,41 +254,6 @@ impl KnownTopics {
             (!has_it).then(|| Need { topic: Arc::clone(name), cause })
         };
         self.known.iter().filter_map(need).collect()
-    }
-
-    /// Asks about sick topics whose time has come. Returns those that only wait for a row that finds out.
-    pub fn look_at_sick(&mut self, now: Instant) -> Vec<Arc<str>> {
-        let (mut look, mut wanted) = (Vec::new(), Vec::new());
-        for (name, topic) in &mut self.known {
-            let Standing::Sick { probe, next_look, .. } = &mut topic.standing else { continue };
-            match probe {
-                Probe::Idle if *next_look <= now => look.push(Arc::clone(name)),
-                Probe::Wanted(_) => wanted.push(Arc::clone(name)),
-                // Whatever became of it, another one is tried.
-                Probe::Woken(settings) if *next_look <= now => *probe = Probe::Wanted(*settings),
-                Probe::Idle | Probe::Woken(_) | Probe::Sent(_) => {}
-            }
-        }
-        look.iter().for_each(|name| _ = self.ask(name));
-        wanted
-    }
-
-    /// A row has been woken to find out.
-    pub fn probe_is_on_its_way(&mut self, name: &Arc<str>) {
-        if let Standing::Sick { probe, next_look, .. } = &mut self.get(name).standing
-            && let Probe::Wanted(settings) = *probe
-        {
-            (*probe, *next_look) = (Probe::Woken(settings), Instant::now() + PROBE_LOST);
-        }
-    }
-
-    /// Nothing is there that could find out: metadata has to do.
-    pub fn believe(&mut self, name: &Arc<str>) {
-        let topic = self.get(name);
-        if let Standing::Sick { probe: Probe::Wanted(settings), .. } = topic.standing {
-            topic.standing = Standing::Ready(settings);
-            tracing::info!(topic = &**name, "topic is there, nothing waits for it");
-        }
     }
 
     /// Metadata has told something about the topic since then.
@@ -447,21 +390,6 @@ impl KnownTopics {
         }
     }
 
-    /// The topic is missing or forbidden. Returns whether that is news.
-    pub fn sicken(&mut self, name: &Arc<str>, refusal: Refusal) -> bool {
-        let topic = self.get(name);
-        let tries = match topic.standing {
-            Standing::Sick { tries, .. } => tries + 1,
-            _ => 1,
-        };
-        // Whoever makes the missing topic wants to see it work within seconds.
-        let pace = Backoff { base: topic.policy.backoff.base, max: topic.policy.backoff.max.min(LOOK_MAX) };
-        let next_look = Instant::now() + pace.delay(tries, rand::random::<f64>().max(0.2));
-        topic.standing = Standing::Sick { refusal, tries, probe: Probe::Idle, next_look };
-        topic.gates.close();
-        tries == 1
-    }
-
     /// Another main producer: no broker knows it.
     pub fn close_gates(&mut self) {
         self.known.iter_mut().for_each(|(_, topic)| topic.gates.close());
@@ -477,63 +405,6 @@ impl KnownTopics {
         let is_ready = |topic: &Topic| matches!(topic.standing, Standing::Ready(_));
         self.known.iter().filter(|(_, t)| is_ready(t)).map(|(name, _)| Arc::clone(name)).collect()
     }
-
-    /// Counts rows read for the first time.
-    pub fn count_read(&mut self, rows: &[OutboxRow]) {
-        for run in rows.chunk_by(|a, b| Arc::ptr_eq(&a.topic, &b.topic)) {
-            self.get(&run[0].topic).metrics.read(run.len() as u64);
-        }
-    }
-
-    /// Counts what became of a page.
-    pub fn count_batch(&mut self, batch: &Batch) {
-        self.count(batch.rows.iter().zip(&batch.fates));
-    }
-
-    /// Counts what became of due rows.
-    pub fn count_due(&mut self, due: &DueBatch) {
-        self.count(due.rows.iter().map(|due| &due.row).zip(&due.fates));
-    }
-
-    /// Sums up per topic first: the metrics are touched per batch, not per row.
-    fn count<'r>(&mut self, rows: impl Iterator<Item = (&'r OutboxRow, &'r Fate)>) {
-        let mut sums: HashMap<&Arc<str>, Sums> = HashMap::new();
-        for (row, fate) in rows {
-            let sum = sums.entry(&row.topic).or_default();
-            match fate {
-                Fate::Published(_) => {
-                    sum.delivered += 1;
-                    sum.bytes += row.payload.as_ref().map_or(0, |p| p.len() as u64)
-                        + row.key.as_ref().map_or(0, |k| k.len() as u64);
-                }
-                Fate::Expired => sum.expired += 1,
-                Fate::PutOff(deferral) => {
-                    sum.deferred[deferral.reason as usize] += 1;
-                    sum.parked += u64::from(deferral.delay_ms == Some(PARKED));
-                }
-                Fate::Dead(death) => sum.dead.push(death.class),
-                // They are counted when their try is over.
-                Fate::Dropped => {}
-                Fate::Waiting | Fate::InFlight | Fate::Returned => {}
-            }
-        }
-        for (name, sum) in sums {
-            let topic = self.get(name);
-            topic.metrics.messages(Outcome::Delivered, sum.delivered);
-            topic.metrics.attempts(AttemptResult::Ack, sum.delivered);
-            topic.metrics.published_bytes(sum.bytes);
-            topic.metrics.messages(Outcome::Expired, sum.expired);
-            topic.metrics.messages(Outcome::DeadLettered, sum.dead.len() as u64);
-            for class in sum.dead {
-                topic.metrics.dead_lettered(DeadReason::named(class), 1);
-            }
-            topic.parked += sum.parked;
-            topic.metrics.deferred(DeferReason::Retry, sum.deferred[Reason::Retry as usize]);
-            topic.metrics.deferred(DeferReason::Behind, sum.deferred[Reason::Behind as usize]);
-            topic.metrics.deferred(DeferReason::Scheduled, sum.deferred[Reason::Scheduled as usize]);
-            topic.delivery.flush();
-        }
-    }
 }
 
 /// The facts by which a row is judged.
@@ -545,16 +416,6 @@ pub(super) fn facts(
 ) -> TopicFacts {
     let TopicSettings { partitions, max_message_bytes, compacted } = *settings;
     TopicFacts { partitions, max_message_bytes, narrow, compacted, compressed, batch_size }
-}
-
-#[derive(Default)]
-struct Sums {
-    delivered: u64,
-    bytes: u64,
-    expired: u64,
-    deferred: [u64; 3],
-    parked: u64,
-    dead: Vec<&'static str>,
 }
 
 /// A topic that should be read on its own.
