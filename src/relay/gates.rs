@@ -8,6 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::batch::Tag;
+use crate::message::OutboxRow;
+use crate::partition;
 
 /// A partition that was silent for so long is treated as new: brokers forget idle producers, after a day by default.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
@@ -40,8 +42,14 @@ impl Gates {
     }
 
     /// Every partition may be pipelined into; nobody needs to ask which one it is.
-    pub fn are_open(&self) -> bool {
+    fn are_open(&self) -> bool {
         self.closed == 0
+    }
+
+    /// Where a row has to go through a gate; `None`: all are open, or the row has no key and thus no order.
+    pub fn gate_of(&self, row: &OutboxRow, partitions: i32) -> Option<i32> {
+        let key = row.key.as_ref().filter(|_| !self.are_open())?;
+        Some(row.partition.unwrap_or_else(|| partition::of_key(key, partitions)))
     }
 
     /// A first row is on its way to this partition.

@@ -291,8 +291,9 @@ impl<'a> Sender<'a> {
     /// makes room: rows leave the window with their whole batch, so batches that are offered in part would wait for each other for
     /// ever.
     fn has_room_for(&self, lane: Option<usize>) -> bool {
+        let is_oldest = |front: &Batch| front.lane == lane && front.offered < front.rows.len();
         let nothing_settles = || self.rows == self.window.iter().map(|batch| batch.offered).sum::<usize>();
-        self.has_room() || (self.unoffered(lane) == Some(0) && nothing_settles())
+        self.has_room() || (self.window.front().is_some_and(is_oldest) && nothing_settles())
     }
 
     fn has_room(&self) -> bool {

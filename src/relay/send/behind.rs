@@ -13,7 +13,6 @@ use super::{Offer, Sender};
 use crate::kafka::{NotTaken, Refusal};
 use crate::message::{Fitness, TopicFacts, judge};
 use crate::metrics::RedeliveryCause;
-use crate::partition;
 use crate::receipt::Receipt;
 use crate::relay::batch::{Fate, Tag};
 use crate::store::settle::{Deferral, Reason};
@@ -39,12 +38,7 @@ impl Sender<'_> {
         let Some(due) = self.due.as_mut() else { return Offer::NotNow };
         let row = &due.rows[index].row;
         let gates = &mut self.topics.get(&row.topic).gates;
-        let partition = match &row.key {
-            Some(key) if !gates.are_open() => {
-                Some(row.partition.unwrap_or_else(|| partition::of_key(key, facts.partitions)))
-            }
-            _ => None,
-        };
+        let partition = gates.gate_of(row, facts.partitions);
         if partition.is_some_and(|partition| gates.holds(partition)) {
             return Offer::NotNow;
         }
@@ -64,10 +58,6 @@ impl Sender<'_> {
         if let Some(partition) = partition {
             gates.handed_over(partition, tag);
         }
-        if self.outstanding == 0 {
-            self.circuit.moves(Instant::now());
-        }
-        self.outstanding += 1;
         let chain = due.chain_of[index];
         due.fates[index] = Fate::InFlight;
         due.together[index] = true;
@@ -75,18 +65,24 @@ impl Sender<'_> {
         due.flying[chain] += 1;
         due.offered_at = Instant::now();
         due.chains[chain].pop();
+        self.is_with_main();
         Offer::Done
     }
 
-    /// Takes the report of a due row that went with others. `None`: it is no due row's.
+    /// Whether a report of the main producer is about a due row.
+    pub(super) fn is_together(&self, tag: Tag) -> bool {
+        self.due.as_ref().is_some_and(|due| due.no == tag.no)
+    }
+
+    /// Takes the report of a due row that went with others. Returns whether it was confirmed.
     pub(super) fn take_together_report(
         &mut self,
         tag: Tag,
         result: Result<Receipt, Box<Refusal>>,
         now: Instant,
         now_us: i64,
-    ) -> Result<bool, Result<Receipt, Box<Refusal>>> {
-        let Some(due) = self.due.as_mut().filter(|due| due.no == tag.no) else { return Err(result) };
+    ) -> bool {
+        let Some(due) = self.due.as_mut() else { return false };
         let chain = due.chain_of[tag.index];
         let topic = Arc::clone(&due.rows[tag.index].row.topic);
         due.in_flight -= 1;
@@ -100,7 +96,7 @@ impl Sender<'_> {
                 if due.flying[chain] == 0 && !due.chains[chain].is_empty() && !due.ready.contains(&chain) {
                     due.ready.push(chain);
                 }
-                return Ok(true);
+                return true;
             }
             Err(refusal) => refusal,
         };
@@ -130,7 +126,7 @@ impl Sender<'_> {
                 self.sicken(&topic, &refusal);
             }
         }
-        Ok(false)
+        false
     }
 
     /// It goes alone from now on, without a wait.

@@ -7,7 +7,6 @@ use super::{Offer, SLICE, Sender, now_us, put_off};
 use crate::crash_point;
 use crate::kafka::NotTaken;
 use crate::message::{Fitness, judge};
-use crate::partition;
 use crate::policy::{Delivery, OnExpiry};
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
@@ -136,14 +135,8 @@ impl Sender<'_> {
                 return Offer::Done;
             }
         }
-        // A row without key has no order, whoever passes it.
         let gates = &mut self.topics.get(&row.topic).gates;
-        let partition = match &row.key {
-            Some(key) if !gates.are_open() => {
-                Some(row.partition.unwrap_or_else(|| partition::of_key(key, settings.partitions)))
-            }
-            _ => None,
-        };
+        let partition = gates.gate_of(row, settings.partitions);
         if partition.is_some_and(|partition| gates.holds(partition)) {
             self.awaits_report = true;
             return Offer::NotNow;
@@ -154,10 +147,7 @@ impl Sender<'_> {
                 if let Some(partition) = partition {
                     gates.handed_over(partition, tag);
                 }
-                if self.outstanding == 0 {
-                    self.circuit.moves(Instant::now());
-                }
-                self.outstanding += 1;
+                self.is_with_main();
                 self.window[at].set(index, Fate::InFlight);
                 Offer::Done
             }
@@ -180,5 +170,13 @@ impl Sender<'_> {
                 Offer::Done
             }
         }
+    }
+
+    /// The main producer has one row more.
+    pub(super) fn is_with_main(&mut self) {
+        if self.outstanding == 0 {
+            self.circuit.moves(Instant::now());
+        }
+        self.outstanding += 1;
     }
 }

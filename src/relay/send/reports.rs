@@ -86,16 +86,13 @@ impl Sender<'_> {
                 }
             }
             self.outstanding -= 1;
-            let result = match self.take_together_report(tag, report.result, now, now_us) {
-                Ok(is_confirmed) => {
-                    confirmed |= is_confirmed;
-                    continue;
-                }
-                Err(result) => result,
-            };
+            if self.is_together(tag) {
+                confirmed |= self.take_together_report(tag, report.result, now, now_us);
+                continue;
+            }
             let at = self.batch_at(tag.no);
             let batch = &mut self.window[at];
-            let result = match result {
+            let result = match report.result {
                 Err(_) if crash_point::bug("takes_failure_for_success") => {
                     Ok(Receipt { partition: 0, offset: None })
                 }
