@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -15,7 +15,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use outbox_relay::servers::{KafkaOptions, PostgresOptions, PrivateKafka, free_port};
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Kafka, Postgres, blocking};
+use crate::support::{Kafka, Postgres, blocking, eventually};
 
 /// Replicas of a topic, and how many of them have to confirm.
 pub const REPLICAS: i32 = 3;
@@ -95,28 +95,13 @@ impl Cluster {
 
     /// Waits until all replicas of these topics are in sync.
     pub async fn in_sync(&self, topics: &[&str]) {
-        let deadline = Instant::now() + Duration::from_secs(60);
         for topic in topics {
-            let (brokers, topic) = (self.kafka.server.brokers(), (*topic).to_owned());
-            let is_whole = move || {
-                let consumer: BaseConsumer =
-                    ClientConfig::new().set("bootstrap.servers", &brokers).create()?;
-                while Instant::now() < deadline {
-                    let metadata = consumer.fetch_metadata(Some(&topic), Duration::from_secs(10));
-                    let whole = metadata.is_ok_and(|metadata| {
-                        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-                        partitions.all(|partition| {
-                            partition.leader() >= 0 && partition.isr().len() == partition.replicas().len()
-                        })
-                    });
-                    if whole {
-                        return Ok::<_, KafkaError>(true);
-                    }
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                Ok(false)
-            };
-            assert!(blocking(is_whole).await, "all replicas are in sync again");
+            let brokers = self.kafka.server.brokers();
+            eventually(Duration::from_secs(60), "all replicas are in sync again", async || {
+                let (brokers, topic) = (brokers.clone(), (*topic).to_owned());
+                blocking(move || is_whole(&brokers, &topic)).await
+            })
+            .await;
         }
     }
 
@@ -153,4 +138,16 @@ impl Cluster {
 
 pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Whether every partition of the topic has a leader, and all its replicas in sync.
+fn is_whole(brokers: &str, topic: &str) -> Result<bool, KafkaError> {
+    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    // Brokers that are just coming back answer later.
+    let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)) else {
+        return Ok(false);
+    };
+    let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    Ok(partitions
+        .all(|partition| partition.leader() >= 0 && partition.isr().len() == partition.replicas().len()))
 }

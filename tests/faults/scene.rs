@@ -21,7 +21,7 @@ use crate::evidence;
 use crate::proxy::{Mode, Proxy};
 use crate::scenarios::Scenario;
 use crate::standby::Standby;
-use crate::support::{Postgres, Relay, RelayBuilder, blocking};
+use crate::support::{DEADLINE, Postgres, Relay, RelayBuilder, blocking, eventually, wait_for};
 use crate::writers::{TABLES, Tried, Writers};
 
 pub const LEASE: Duration = Duration::from_secs(2);
@@ -200,18 +200,17 @@ impl<'c> Scene<'c> {
 
     /// The relay that leads, by its own word. Waits for one.
     pub async fn leader(&self) -> usize {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        wait_for(DEADLINE, "a relay leads", async || {
             for (number, relay) in self.relays.iter().enumerate() {
                 if relay.exited().is_none()
                     && relay.get("/metrics").await.is_some_and(|(_, text)| text.contains("\noutbox_leader 1"))
                 {
-                    return number;
+                    return Some(number);
                 }
             }
-            assert!(Instant::now() < deadline, "nobody leads");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            None
+        })
+        .await
     }
 
     /// Kills a relay.
@@ -227,13 +226,11 @@ impl<'c> Scene<'c> {
 
     /// Waits until a query past every proxy answers true.
     pub async fn until(&self, sql: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while sqlx::query_scalar::<_, Option<bool>>(sql).fetch_one(&self.admin).await.ok().flatten()
-            != Some(true)
-        {
-            assert!(Instant::now() < deadline, "{sql}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually(DEADLINE, sql, async || {
+            let answer = sqlx::query_scalar::<_, Option<bool>>(sql).fetch_one(&self.admin).await;
+            answer.ok().flatten() == Some(true)
+        })
+        .await;
     }
 
     /// Stops a topic, and waits until nothing of it is on its way.
@@ -286,11 +283,8 @@ impl<'c> Scene<'c> {
     /// So many rows more have been committed.
     pub async fn more(&self, rows: usize) {
         let wanted = self.writers.committed() + rows;
-        let deadline = Instant::now() + Duration::from_secs(90);
-        while self.writers.committed() < wanted {
-            assert!(Instant::now() < deadline, "the writers get on");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let get_on = async || self.writers.committed() >= wanted;
+        eventually(Duration::from_secs(90), "the writers get on", get_on).await;
     }
 
     /// When relays replaced their producers, as far as their logs tell.

@@ -86,8 +86,8 @@ async fn stepped_down(relay: &Relay, error: &str) {
     relay.wait_for_line(error, RECOVERY, |line| says(line, STEPPED_DOWN, error)).await;
 }
 
-/// A leader that slept through a takeover says why it steps down: by its own clock, or because it found the new one.
-async fn stepped_down_after_sleep(relay: &Relay) {
+/// A leader that was frozen through a takeover says why it steps down: by its own clock, or because it found the new one.
+async fn stepped_down_after_a_freeze(relay: &Relay) {
     let because = ["trust in the lease ran out", "another relay holds the lease"];
     let line = relay.wait_for_log(STEPPED_DOWN).await;
     assert!(because.iter().any(|error| says(&line, STEPPED_DOWN, error)), "{line:?}");
@@ -170,7 +170,7 @@ async fn a_leader_stopped_beyond_its_ttl_settles_nothing_when_it_wakes() {
     first_delivery(&env, 2).await;
 
     first.cont();
-    stepped_down_after_sleep(&first).await;
+    stepped_down_after_a_freeze(&first).await;
     is_ready(&first).await;
     load.more(20).await;
     load.stop().await;
@@ -237,7 +237,7 @@ async fn a_leader_frozen_inside_a_settlement_does_not_delay_the_takeover() {
     let waited = since(free_at, first_delivery(&env, 2).await);
     assert!(waited < 8 * TTL, "the takeover waited for the frozen settlement: {waited:?}");
     first.cont();
-    stepped_down_after_sleep(&first).await;
+    stepped_down_after_a_freeze(&first).await;
     load.stop().await;
     expect_history(&env, &topic).await.assert_repeated_at_most(WINDOW_ROWS);
     expect_no_settlement_by_the_deposed(&env).await;

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row, raw_sql};
 
 use super::{narrow_slots, tidy, until_empty};
-use crate::support::lines::{Line, write};
+use crate::support::lines::{Line, pass_ten_ids, write};
 use crate::support::{DEADLINE, Env, Quiet, ROWS_PER_SLOT, Record, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,17 +17,7 @@ async fn a_row_with_a_foreign_txid_is_found_counted_and_published() {
     let env = Env::new().await;
     let topic = env.create_topic("foreign", 1, &[]).await;
     let relay = env.relay().await.set("retention.every", "200ms").expect_errors().start().await;
-    // Ids 1 to 10 were drawn and rolled back.
-    env.execute(&format!(
-        "begin; insert into outbox.message (topic) select '{topic}' from generate_series(1, 10); rollback"
-    ))
-    .await;
-    write(&env, &[Line::new(&topic, "k", 1)]).await;
-    env.expect_records(&topic, 1).await;
-    env.eventually_true(
-        "select high >= 11 from outbox.ledger where lane is null order by epoch desc, seq desc limit 1",
-    )
-    .await;
+    pass_ten_ids(&env, &topic).await;
     let foreign = format!(
         "insert into outbox.message (txid, id, topic, key, payload) overriding system value values ('3', 5, '{topic}', 'k', '00000000')"
     );
@@ -47,16 +37,7 @@ async fn a_row_with_a_txid_of_the_future_is_found_and_published() {
     let env = Env::new().await;
     let topic = env.create_topic("future", 1, &[]).await;
     let _relay = env.relay().await.set("retention.every", "200ms").expect_errors().start().await;
-    env.execute(&format!(
-        "begin; insert into outbox.message (topic) select '{topic}' from generate_series(1, 10); rollback"
-    ))
-    .await;
-    write(&env, &[Line::new(&topic, "k", 1)]).await;
-    env.expect_records(&topic, 1).await;
-    env.eventually_true(
-        "select high >= 11 from outbox.ledger where lane is null order by epoch desc, seq desc limit 1",
-    )
-    .await;
+    pass_ten_ids(&env, &topic).await;
     env.execute(&format!(
         "insert into outbox.message (txid, id, topic, key, payload) overriding system value \
          values ('1000000000000', 5, '{topic}', 'k', '00000000')"

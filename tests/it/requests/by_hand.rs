@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::requests::{ask, bury, impatient};
-use crate::support::lines::{Line, versions, write};
+use crate::support::lines::{Line, pass_ten_ids, versions, write};
 use crate::support::{DEADLINE, Env, Record, Relay, eventually};
 
 const LEFT_OUT: &str = "rows were changed or deleted by somebody else, the settlement went on without them";
@@ -129,16 +129,7 @@ async fn a_row_that_is_deleted_between_the_sweep_and_its_settlement_is_left_out(
     let env = Env::new().await;
     let topic = env.create_topic("swept", 1, &[]).await;
     let relay = env.relay().await.set("retention.every", "200ms").expect_errors().start().await;
-    env.execute(&format!(
-        "begin; insert into outbox.message (topic) select '{topic}' from generate_series(1, 10); rollback"
-    ))
-    .await;
-    write(&env, &[Line::new(&topic, "k", 1)]).await;
-    env.expect_records(&topic, 1).await;
-    env.eventually_true(
-        "select high >= 11 from outbox.ledger where lane is null order by epoch desc, seq desc limit 1",
-    )
-    .await;
+    pass_ten_ids(&env, &topic).await;
     let mut hand = begin(&env).await;
     run(&mut hand, "lock table outbox.deferred in share mode").await;
     env.execute(&format!(

@@ -64,6 +64,20 @@ pub async fn write_many(env: &Env, topic: &str, keys: i64, from: i64, rows: i64)
     query.execute(env.app()).await.expect("insert");
 }
 
+/// Ids 1 to 10 of a new database are drawn and rolled back, and the relay has passed them: no reader finds a row of such an id.
+pub async fn pass_ten_ids(env: &Env, topic: &str) {
+    env.execute(&format!(
+        "begin; insert into outbox.message (topic) select '{topic}' from generate_series(1, 10); rollback"
+    ))
+    .await;
+    write(env, &[Line::new(topic, "k", 1)]).await;
+    env.expect_records(topic, 1).await;
+    env.eventually_true(
+        "select high >= 11 from outbox.ledger where lane is null order by epoch desc, seq desc limit 1",
+    )
+    .await;
+}
+
 /// The versions of each key, in the order of the topic.
 pub fn versions(records: &[Record]) -> HashMap<String, Vec<i64>> {
     let mut keys: HashMap<String, Vec<i64>> = HashMap::new();
