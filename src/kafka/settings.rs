@@ -94,15 +94,25 @@ impl KafkaSettings {
     /// "not written" and sends the record again without counting it as a retry [seen in a rolling restart]. So what would be sent
     /// again has to wait for longer than it may live. An idempotent producer is no way out: it numbers records anew after some
     /// errors, and those that had been written are written again [seen, gapless or not, when answers got lost and when a
-    /// broker died]. The user's properties cannot change that.
+    /// broker died].
+    ///
+    /// One request is under way at a time. A broker answers a connection's requests one after the other; while one waits for
+    /// a dead replica, those behind it lie unread in the broker's socket. Given up here and followed by others on a new
+    /// connection, they were written after them: a key's records in the wrong order [seen when a broker died].
+    /// The user's properties cannot change any of that.
     pub(super) fn once(&self) -> ClientConfig {
         let mut config = self.with_properties(self.producer());
         let timeout_ms = self.stall_after.as_millis().min(ONCE_TIMEOUT_MAX_MS);
         // Twice as long, because librdkafka shortens it by up to a fifth at random.
         let backoff_ms = (2 * timeout_ms).to_string();
+        // Other names of what follows; which of the two librdkafka takes would be chance.
+        for alias in ["message.send.max.retries", "max.in.flight", "delivery.timeout.ms"] {
+            config.remove(alias);
+        }
         config
             .set("enable.idempotence", "false")
             .set("retries", "0")
+            .set("max.in.flight.requests.per.connection", "1")
             .set("message.timeout.ms", timeout_ms.to_string())
             .set("retry.backoff.ms", &backoff_ms)
             .set("retry.backoff.max.ms", &backoff_ms);
@@ -207,9 +217,18 @@ mod tests {
         assert_eq!(config.alone().get("batch.num.messages"), Some("1"));
         assert_eq!(config.batch_size(), 700_000);
         assert_eq!(config.main(65_536).get("batch.size"), Some("65536"));
-        let once =
-            settings(&[("retries", "5"), ("enable.idempotence", "true"), ("retry.backoff.ms", "1")]).once();
+        let once = settings(&[
+            ("retries", "5"),
+            ("enable.idempotence", "true"),
+            ("retry.backoff.ms", "1"),
+            ("max.in.flight", "5"),
+        ])
+        .once();
         assert_eq!((once.get("retries"), once.get("enable.idempotence")), (Some("0"), Some("false")));
+        assert_eq!(
+            (once.get("max.in.flight.requests.per.connection"), once.get("max.in.flight")),
+            (Some("1"), None)
+        );
         assert_eq!(once.get("message.timeout.ms"), Some("10000"));
         assert_eq!(once.get("retry.backoff.ms"), Some("20000"), "longer than a record lives");
         assert_eq!(once.get("retry.backoff.max.ms"), Some("20000"));
