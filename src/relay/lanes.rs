@@ -30,8 +30,10 @@ use crate::store::poll::Page;
 use crate::store::settle::LaneStep;
 use crate::verdict::TopicTrouble;
 
-/// More topics than this are not read on their own; rows of a further sick one are put off one by one.
-pub(super) const LANES_MAX: usize = 64;
+/// More topics than this are not read on their own; rows of a further sick one are put off one by one. A lane that stands
+/// costs a look ten times a second and a row in the ledger every ten minutes; one set of topics at one position, for all
+/// beyond a smaller number, was rejected: it flows only when the last of its topics does.
+pub(super) const LANES_MAX: usize = 1000;
 
 /// Why a topic is read on its own. One topic may have several reasons; the lane's is the strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

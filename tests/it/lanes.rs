@@ -250,3 +250,39 @@ async fn a_topic_that_floods_is_read_on_its_own_and_the_others_are_not_behind_it
     assert_eq!(env.read_topic(&flood).await.len() as i64, rows + 100, "no record twice");
     assert_eq!(env.read_topic(&well).await.len(), 1100, "no record twice");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_sick_topics_are_read_on_their_own_each_and_the_well_one_does_not_notice() {
+    // At full scale more than there can be lanes.
+    let (topics, lanes) = (scaled(150, 1100), scaled(150, 1000));
+    let env = Env::new().await;
+    let well = env.create_topic("well", 1, &[]).await;
+    let name = |number: i64| format!("sick{number}");
+    let write_to_all = async |from: i64| {
+        let sql = "insert into outbox.message (topic, key, payload) \
+                   select $1 || topic, convert_to('k', 'UTF8'), convert_to(to_char($3 + version, 'fm00000000'), 'UTF8') \
+                     from generate_series(0, 9) version, generate_series(0, $2 - 1) topic order by version, topic";
+        let query = sqlx::query(sql).bind(env.topic("sick")).bind(topics).bind(from);
+        query.execute(env.app()).await.expect("insert");
+    };
+    let first = impatient(&env).await.start().await;
+    write_to_all(0).await;
+    let open = format!("select count(*) = {lanes} and count(distinct topic) = {lanes} from outbox.open_lane");
+    eventually(LONG, &open, async || {
+        sqlx::query_scalar::<_, bool>(&open).fetch_one(env.admin()).await.unwrap_or(false)
+    })
+    .await;
+    first.kill().await;
+    let _second = impatient(&env).await.start().await;
+    write_to_all(10).await;
+    write_many(&env, &well, 10, 0, 1000).await;
+    assert_complete(&env.expect_records_within(&well, 1000, LONG).await, 10, 100);
+
+    for number in [0, topics / 2, topics - 1] {
+        env.create_topic(&name(number), 1, &[]).await;
+    }
+    for number in [0, topics / 2, topics - 1] {
+        let records = env.expect_records_within(&env.topic(&name(number)), 20, LONG).await;
+        assert_complete(&records, 1, 20);
+    }
+}

@@ -34,17 +34,17 @@ impl Sender<'_> {
         if self.lanes.is_empty() {
             return None;
         }
-        // Bit 0 is main's.
-        let mut held = 0u128;
+        // The first one is main's.
+        let mut held = vec![false; self.lanes.len() + 1];
         self.window.iter().position(|batch| {
-            let stream = 1 << batch.lane.map_or(0, |lane| lane + 1);
-            let goes = batch.open == 0 && held & stream == 0;
-            held |= stream;
+            let stream = batch.lane.map_or(0, |lane| lane + 1);
+            let goes = batch.open == 0 && !held[stream];
+            held[stream] = true;
             // Main's next page has the topic again: it may not be settled before what the lane had.
             let closing =
                 |lane: usize| self.lanes[lane].as_ref().is_some_and(|lane| lane.state == State::Closing);
             if batch.lane.is_some_and(closing) {
-                held |= 1;
+                held[0] = true;
             }
             goes
         })

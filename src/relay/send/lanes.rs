@@ -126,7 +126,7 @@ impl Sender<'_> {
     pub(super) fn hand_over_lanes(&mut self) {
         for number in 0..self.lanes.len() {
             for _ in 0..super::SLICE / 2 {
-                let goes = self.lanes[number].as_ref().is_some_and(|lane| !lane.waits);
+                let goes = self.lanes[number].as_ref().is_some_and(|lane| !lane.waits && lane.rows > 0);
                 if !goes
                     || !self.gate_is_open()
                     || !self.has_room_for(Some(number))
@@ -141,7 +141,7 @@ impl Sender<'_> {
     /// A lane has a row that may go, as far as is known.
     pub(super) fn a_lane_may_go(&self) -> bool {
         let may = |(number, lane): (usize, &Option<Lane>)| {
-            lane.as_ref().is_some_and(|lane| !lane.waits)
+            lane.as_ref().is_some_and(|lane| !lane.waits && lane.rows > 0)
                 && self.unoffered(Some(number)).is_some()
                 && self.has_room_for(Some(number))
         };
