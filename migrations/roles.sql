@@ -92,16 +92,19 @@ begin
             ('outbox_relay', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane'),
 
             ('outbox_reader', 'usage on schema outbox'),
-            ('outbox_reader', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration'),
+            ('outbox_reader', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration, outbox.ledger, outbox.lease, outbox.beat'),
+            -- All but payload and headers: those are read through outbox.reveal.
+            ('outbox_reader', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at) on outbox.dead_letter'),
+            ('outbox_admin', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at) on outbox.dead_letter'),
 
             ('outbox_admin', 'usage on schema outbox'),
-            ('outbox_admin', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration')
+            ('outbox_admin', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration, outbox.ledger, outbox.lease, outbox.beat')
         ) as rights (who, what)
         union all
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
                 when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
-                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel') then 'outbox_admin'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal') then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)
@@ -112,6 +115,9 @@ begin
         select 'outbox_admin', 'execute on function outbox.is_askable(text, text, jsonb, jsonb, int)'
         union all
         select who, 'execute on function outbox.receipt(bytea, int8multirange, bigint)'
+        from unnest('{outbox_reader,outbox_admin}'::text[]) as who
+        union all
+        select who, 'execute on function outbox.as_text(bytea)'
         from unnest('{outbox_reader,outbox_admin}'::text[]) as who
     loop
         continue when not exists (select from pg_roles where rolname = granted.who);

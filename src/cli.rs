@@ -1,9 +1,13 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
+pub mod operate;
+
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use self::operate::{DlqCommand, KeysCommand, LeaseCommand, RequestsCommand, TopicsCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,6 +15,9 @@ Examples:
   outbox-relay migrate                        create the schema `outbox` in your database
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
+  outbox-relay dlq groups                     what messages died of, and how many
+  outbox-relay dlq requeue --topic orders     send the dead letters of a topic again
+  outbox-relay topics pause orders --for 30m  let a topic stand still for a while
 
 Environment:
   DATABASE_URL                                postgres://user:password@host/database
@@ -21,6 +28,7 @@ Environment:
 
 Exit codes:
   0  done    1  failed    2  bad configuration or usage, nothing was connected
+  3  asked, and not over yet: outbox-relay requests show tells what becomes of it
   70 an internal task ended unexpectedly: the last line says which; a restart helps, a report as well";
 
 /// Publishes the rows of a Postgres outbox table to Kafka.
@@ -73,6 +81,21 @@ pub enum Command {
     ///
     /// Repeatable, and safe when two start at once. Touches nothing outside the schema `outbox`.
     Migrate(MigrateOptions),
+    /// Dead letters: see what failed, send it again, or give it up
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+    /// Keys that do not move because their first message failed
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Topics: what waits; pause, resume, pace
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Who leads
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// What operators asked for, and what came of it
+    #[command(subcommand)]
+    Requests(RequestsCommand),
     /// Look at the configuration without connecting to anything
     #[command(subcommand)]
     Config(ConfigCommand),

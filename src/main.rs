@@ -47,6 +47,17 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&config.log)?;
             block_on(ops::migrate::run(config, options))
         }
+        command @ (Command::Dlq(_)
+        | Command::Keys(_)
+        | Command::Topics(_)
+        | Command::Lease(_)
+        | Command::Requests(_)) => {
+            let config = Config::load_without_kafka(file, config::environment())?;
+            // Only what went wrong may stand between a command's own lines.
+            let level = Targets::new().with_default(LevelFilter::WARN);
+            telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
+            block_on(ops::run(config, command))
+        }
         Command::Config(command) => {
             let config = load(file)?;
             print::data(&match command {

@@ -4,12 +4,13 @@
 //! Decides nothing about the schema; `store::migrate` and `store::rebase` do.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::bail;
 
 use super::print;
+use super::talk::{agreed, say};
 use crate::cli::{MigrateOptions, Pending};
 use crate::config::Config;
 use crate::store::migrate::{self, Losses};
@@ -116,19 +117,4 @@ fn rebased(report: RebaseReport, pending: Option<Pending>) -> String {
     format!(
         "{unread} unread and {deferred} deferred messages {fate}, {renumbered} rows renumbered, epoch {epoch}"
     )
-}
-
-/// Asks on a terminal. Without one nobody can answer, and the answer is no.
-fn agreed(question: &str) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    write!(io::stderr(), "{question} [y/N] ")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-fn say(line: &str) -> io::Result<()> {
-    writeln!(io::stderr(), "{line}")
 }

@@ -2,6 +2,10 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+
+use crate::cli::operate::Output;
+
 /// Writes the text to stdout. A reader that has seen enough (`| head`) is no error.
 pub fn data(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -9,4 +13,17 @@ pub fn data(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
+}
+
+/// Writes what was found: as text, or as one JSON document with the same facts.
+pub fn found<T: Serialize + ?Sized>(
+    output: Output,
+    found: &T,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    data(&match output {
+        Output::Text => text(),
+        Output::Json => serde_json::to_string_pretty(found)? + "\n",
+    })?;
+    Ok(())
 }

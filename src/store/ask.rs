@@ -6,7 +6,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use sqlx::Row;
 use sqlx::postgres::PgConnection;
+
+use super::Session;
+use super::call::Call;
+
+const ASK: &str = include_str!("sql/ask.sql");
 
 /// Which dead letters are meant, of those that are open when it is asked. All conditions hold together.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +20,11 @@ use sqlx::postgres::PgConnection;
 pub struct Letters(Map<String, Value>);
 
 impl Letters {
+    /// Those of a filter as `outbox.request` takes it.
+    pub(crate) fn of_filter(filter: Map<String, Value>) -> Letters {
+        Letters(filter)
+    }
+
     fn only(name: &str, value: Value) -> Letters {
         Letters(Map::from_iter([(name.to_owned(), value)]))
     }
@@ -168,17 +179,26 @@ pub enum AskError {
 /// Writes the request and returns its number, under which `outbox.request` tells what came of it. It is in effect within two
 /// seconds of the commit.
 pub async fn ask(connection: &mut PgConnection, ask: &Ask) -> Result<i64, AskError> {
-    sqlx::query_scalar(include_str!("sql/ask.sql"))
-        .bind(ask.kind)
-        .bind(&ask.topic)
+    write(ask, Call::prepared(ASK), connection).await
+}
+
+/// The same on a connection of the commands, which may lead through a pooler.
+pub(super) async fn ask_through(session: &mut Session, ask: &Ask) -> Result<i64, AskError> {
+    let call = session.call(ASK);
+    write(ask, call, session.connection()).await
+}
+
+async fn write(ask: &Ask, call: Call<'_>, connection: &mut PgConnection) -> Result<i64, AskError> {
+    let call = call
+        .bind(ask.kind.to_owned())
+        .bind(ask.topic.clone())
         .bind(Value::Object(ask.filter.clone()).to_string())
         .bind(ask.value.as_ref().map(Value::to_string))
         .bind(ask.pace)
         .bind(ask.seconds)
-        .bind(&ask.why)
-        .fetch_one(connection)
-        .await
-        .map_err(AskError::from_sqlx)
+        .bind(ask.why.clone());
+    let row = call.one(connection).await.map_err(AskError::from_sqlx)?;
+    row.try_get(0).map_err(AskError::from_sqlx)
 }
 
 impl AskError {

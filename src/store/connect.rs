@@ -127,6 +127,11 @@ impl Session {
         if self.pooler { Call::written(sql) } else { Call::prepared(sql) }
     }
 
+    /// For callers that sort the server's errors themselves.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
     /// Its first row; that there is none is an error. `what` is a verb and its object, for errors.
     pub(super) async fn one(&mut self, what: &'static str, call: Call<'_>) -> Result<PgRow, StoreError> {
         within(what, call.one(&mut self.connection)).await

@@ -28,6 +28,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 6, name: "requests", sql: include_str!("../../migrations/0006_requests.sql") },
     Migration { version: 7, name: "clean", sql: include_str!("../../migrations/0007_clean.sql") },
     Migration { version: 8, name: "repairs", sql: include_str!("../../migrations/0008_repairs.sql") },
+    Migration { version: 9, name: "operators", sql: include_str!("../../migrations/0009_operators.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

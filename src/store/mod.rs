@@ -11,6 +11,7 @@ pub mod connect;
 pub mod dead_letter;
 pub mod deferred;
 pub mod demo;
+pub mod inspect;
 pub mod lease;
 mod literal;
 pub mod migrate;
@@ -109,7 +110,8 @@ impl StoreError {
             )),
             "3D000" => StoreError::Unusable(format!("{text}; check the database name in postgres.url")),
             "42501" => StoreError::Unusable(format!(
-                "{text}; grant the role outbox_relay to this login (outbox-relay migrate makes the role)"
+                "{text}; grant this login the role that it needs: outbox_relay to relay, outbox_reader to look, outbox_admin \
+                 to ask for something (outbox-relay migrate makes the roles)"
             )),
             "3F000" | "42P01" | "42883" => StoreError::Unusable(format!(
                 "{text}; the outbox schema is missing or incomplete in this database: run outbox-relay migrate"

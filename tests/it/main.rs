@@ -18,6 +18,7 @@ mod lead;
 mod ledger;
 mod migrate;
 mod once;
+mod operate;
 mod order;
 mod outage;
 mod plan;

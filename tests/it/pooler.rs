@@ -389,6 +389,25 @@ async fn migrate_asks_for_a_direct_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operators_ask_and_look_through_it() {
+    let env = pooled().await;
+    let url = env.pooler().url_as("admin_login", env.database());
+    for (arguments, code, word) in [
+        ("topics pause orders --yes --no-wait --why it's", 3, "asked as request 1"),
+        ("requests list -o json", 0, "\"why\": \"it's\""),
+        ("dlq list --id 1 --id 2 --key k --from 1h", 0, "no dead letters"),
+        ("lease show", 0, "nobody"),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+        command.args(arguments.split(' ')).current_dir(std::env::temp_dir());
+        command.env("DATABASE_URL", &url).env("OUTBOX_RELAY__POSTGRES__POOLER", "true");
+        let output = blocking(move || command.output()).await;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.code() == Some(code) && said.contains(word), "{arguments}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_is_away_for_a_while_is_sat_out() {
     let env = pooled_alone().await;
     let topic = env.create_topic("away", 1, &[]).await;

@@ -26,7 +26,7 @@ view outbox.backlog owner outbox_owner
     scheduled bigint
     oldest timestamp with time zone
 table outbox.beat owner outbox_owner with {fillfactor=10,autovacuum_vacuum_scale_factor=0,autovacuum_vacuum_threshold=200}
-    rights outbox_relay=rw/outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=rw/outbox_owner
     one boolean not null default true
     n bigint not null default 0
     at timestamp with time zone not null default clock_timestamp()
@@ -45,28 +45,28 @@ view outbox.blocked_key owner outbox_owner
     error text
 table outbox.dead_letter owner outbox_owner
     rights outbox_relay=arw/outbox_owner
-    id bigint not null
-    event_id uuid not null
-    topic text not null
-    key bytea
+    id bigint not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    event_id uuid not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    topic text not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    key bytea rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     payload bytea
     headers jsonb
-    partition integer
-    deliver_after timestamp with time zone
-    expires_at timestamp with time zone
-    created_at timestamp with time zone not null
-    reason_class text not null
-    fingerprint text not null
-    error text not null
-    attempts integer not null
-    first_failed_at timestamp with time zone not null
-    last_failed_at timestamp with time zone not null
-    replay_count integer not null default 0
-    state text not null default 'open'::text
-    dead_at timestamp with time zone not null default clock_timestamp()
-    copy_topic text
-    copied_at timestamp with time zone
-    changed_at timestamp with time zone
+    partition integer rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    deliver_after timestamp with time zone rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    expires_at timestamp with time zone rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    created_at timestamp with time zone not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    reason_class text not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    fingerprint text not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    error text not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    attempts integer not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    first_failed_at timestamp with time zone not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    last_failed_at timestamp with time zone not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    replay_count integer not null default 0 rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    state text not null default 'open'::text rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    dead_at timestamp with time zone not null default clock_timestamp() rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    copy_topic text rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    copied_at timestamp with time zone rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    changed_at timestamp with time zone rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     constraint dead_letter_pkey PRIMARY KEY (id)
     constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
     CREATE INDEX dead_letter_age_idx ON outbox.dead_letter USING btree (COALESCE(changed_at, dead_at))
@@ -124,7 +124,7 @@ unlogged table outbox.incarnation owner outbox_owner
     constraint incarnation_pkey PRIMARY KEY (one)
     CREATE UNIQUE INDEX incarnation_pkey ON outbox.incarnation USING btree (one)
 table outbox.lease owner outbox_owner
-    rights outbox_relay=rw/outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=rw/outbox_owner
     one boolean not null default true
     holder uuid
     holder_name text
@@ -138,7 +138,7 @@ table outbox.lease owner outbox_owner
     constraint lease_pkey PRIMARY KEY (one)
     CREATE UNIQUE INDEX lease_pkey ON outbox.lease USING btree (one)
 table outbox.ledger partition by LIST (slot) owner outbox_owner
-    rights outbox_relay=ar/outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=ar/outbox_owner
     slot smallint not null default (((floor((EXTRACT(epoch FROM clock_timestamp()) / (14400)::numeric)))::bigint % (8)::bigint))::smallint
     epoch bigint not null
     seq bigint not null
@@ -246,7 +246,11 @@ table outbox.request owner outbox_owner
     error text rights {outbox_relay=w/outbox_owner}
     begun_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
     ended_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
-    constraint request_is_askable CHECK (outbox.is_askable(kind, topic, filter, value, pace))
+    constraint request_is_askable CHECK (
+CASE kind
+    WHEN 'reveal'::text THEN (state = 'done'::text)
+    ELSE outbox.is_askable(kind, topic, filter, value, pace)
+END) NOT VALID
     constraint request_pkey PRIMARY KEY (id)
     constraint request_state_check CHECK ((state = ANY (ARRAY['asked'::text, 'running'::text, 'done'::text, 'expired'::text, 'refused'::text, 'cancelled'::text])))
     CREATE INDEX request_open_idx ON outbox.request USING btree (id) WHERE (state = ANY (ARRAY['asked'::text, 'running'::text]))
@@ -275,6 +279,8 @@ view outbox.status owner outbox_owner
     due_at timestamp with time zone
     error text
     behind_id bigint
+function outbox.as_text(bytes bytea) returns text language plpgsql immutable parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_reader=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.cancel(request bigint, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.discard(filter jsonb, why text, pace integer DEFAULT NULL::integer) returns bigint language sql volatile parallel unsafe owner outbox_owner
@@ -326,6 +332,8 @@ function outbox.requeue(filter jsonb, why text DEFAULT NULL::text, pace integer 
 function outbox.resign(p_holder uuid, p_epoch bigint) returns boolean language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.resume(topic text, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.reveal(ids bigint[], why text DEFAULT NULL::text) returns TABLE(id bigint, payload bytea, headers jsonb) language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.set_policy(topics text, policy jsonb, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner

@@ -233,7 +233,7 @@ async fn what_is_wrong_with_the_database_is_said_in_a_line_and_can_be_repaired()
     let (status, body) = relay.get("/readyz").await.expect("an answer");
     assert!(status == 503 && body.contains("run outbox-relay migrate"), "{body}");
     migrate(&url("postgres")).await;
-    waits_for(&relay, "grant the role outbox_relay to this login").await;
+    waits_for(&relay, "grant this login the role that it needs: outbox_relay to relay").await;
     env.execute(&format!("grant outbox_relay to {login}")).await;
     leads(&relay, 1).await;
     let lines = relay.logged("cannot lead yet, trying again");

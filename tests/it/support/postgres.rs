@@ -42,7 +42,8 @@ impl Postgres {
 
     /// The PgBouncer before this server, started by now: in transaction mode, three connections for a login and database.
     pub async fn pooler(&self) -> Arc<PrivatePooler> {
-        let options = PoolerOptions::new(self.server.port(), &["postgres", "relay_login", "app_login"]);
+        let options =
+            PoolerOptions::new(self.server.port(), &["postgres", "relay_login", "app_login", "admin_login"]);
         let start = async || Arc::new(blocking(|| PrivatePooler::start(options)).await);
         Arc::clone(self.pooler.get_or_init(start).await)
     }
@@ -85,6 +86,8 @@ impl Postgres {
         migrate(&self.server.url(TEMPLATE)).await;
         // The roles come from the migration; the logins are real and as restricted as in production.
         let logins = "create role relay_login login in role outbox_relay; \
+                      create role admin_login login in role outbox_admin; \
+                      create role reader_login login in role outbox_reader; \
                       create role app_login login in role outbox_producer";
         self.execute(TEMPLATE, logins).await;
     }

@@ -1,0 +1,268 @@
+//! The commands of operators: what they take. It decides nothing.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// How a command shows what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns, for people
+    Text,
+    /// One JSON document, for programs
+    Json,
+}
+
+/// Of every command that reads.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(skip)]
+pub struct Show {
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Which dead letters are meant. All conditions hold together.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Filter {
+    /// The letter of this id; may be given several times
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    pub id: Vec<i64>,
+    /// Letters of one cause: a fingerprint of `dlq groups`
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub group: Option<String>,
+    /// Letters of a topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Letters of a key, which is text
+    #[arg(long, conflicts_with = "key_base64")]
+    pub key: Option<String>,
+    /// Letters of a key, in base64
+    #[arg(long, value_name = "BASE64")]
+    pub key_base64: Option<String>,
+    /// Died at this time or later: 2026-01-31T12:00:00Z, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Died at this time or before
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// Of every command that changes something.
+#[derive(Debug, Clone, Args)]
+pub struct Change {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+    /// For whoever reads the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
+}
+
+/// Dead letters: messages that need a human.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DlqCommand {
+    /// What they died of: causes, how many, since when, one sample of each
+    Groups {
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List them, without payloads
+    List {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// Also those that were requeued or discarded
+        #[arg(long)]
+        all: bool,
+        /// Stop after so many
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Everything about one
+    Show {
+        /// Its id, or the outbox-seq header of its message.
+        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        id: i64,
+        /// Payload and headers as well; outbox.request keeps who read them
+        #[arg(long)]
+        show_payload: bool,
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Send them again, in order within each key and before later messages of it
+    Requeue {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// Every open one
+        #[arg(long)]
+        all: bool,
+        /// At most so many a second
+        #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: Option<u32>,
+        /// Only the first so many, in order of id
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        max: Option<u64>,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Give them up. They stay in outbox.dead_letter, where only its owner can delete them
+    Discard {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// Every open one
+        #[arg(long)]
+        all: bool,
+        /// Why nobody needs them
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Only the first so many, in order of id
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        max: Option<u64>,
+        /// Show what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Do not wait until it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Print them as JSON lines, in order of id
+    Export {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// Also those that were requeued or discarded
+        #[arg(long)]
+        all: bool,
+        /// Payload and headers as well; outbox.request keeps who read them
+        #[arg(long)]
+        show_payload: bool,
+    },
+}
+
+/// Keys whose messages wait behind one that failed.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KeysCommand {
+    /// List them, the longest blocked first
+    List {
+        /// Only those of a topic
+        #[arg(long)]
+        topic: Option<String>,
+        /// Stop after so many
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+}
+
+/// Topics.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TopicsCommand {
+    /// Topics of which something waits, and what operators have set
+    List {
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Let a topic stand still; the others go on
+    Pause {
+        /// Its name.
+        topic: String,
+        /// Resume by itself after this time, such as 30m
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Let a paused topic go on
+    Resume {
+        /// Its name.
+        topic: String,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Change the rate or the policy of topics
+    Set {
+        /// A topic or a pattern such as orders.*
+        topics: String,
+        /// Records a second, or none to take the limit away
+        #[arg(long, value_name = "N|none", required_unless_present = "policy", conflicts_with = "policy")]
+        rate: Option<String>,
+        /// Keys of a [[topic]] section as JSON, such as '{"attempts": 30}'
+        #[arg(long, value_name = "JSON")]
+        policy: Option<String>,
+        /// Back to the configuration after this time, such as 30m
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// The right to relay.
+#[derive(Debug, Clone, Subcommand)]
+pub enum LeaseCommand {
+    /// Who leads, since when, and who led before
+    Show {
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+}
+
+/// What operators asked for: the audit trail.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RequestsCommand {
+    /// The newest first
+    List {
+        /// Only what is not over
+        #[arg(long)]
+        open: bool,
+        /// Stop after so many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// One of them
+    Show {
+        /// Its number.
+        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        id: i64,
+        /// How.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// End one: a requeue or discard goes no further, anything else is no longer in effect
+    Cancel {
+        /// Its number.
+        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        id: i64,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+}

@@ -1,0 +1,230 @@
+//! The operators' commands: dead letters, topics, keys, requests, the lease; as a person types them.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::support::lines::{Line, write};
+use crate::support::{DEADLINE, Env, RelayBuilder};
+
+/// A member of outbox_admin, unless another login is named.
+fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("DATABASE_URL", env.url_as(login))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run_as(env: &Env, login: &str, arguments: &[&str]) -> Output {
+    tokio::time::timeout(DEADLINE, command(env, login, arguments).output())
+        .await
+        .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
+        .expect("it starts")
+}
+
+struct Said {
+    code: i32,
+    data: String,
+    talk: String,
+}
+
+impl Said {
+    fn of(output: Output) -> Said {
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            data: String::from_utf8(output.stdout).expect("UTF-8"),
+            talk: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}{}", self.data, self.talk))
+    }
+}
+
+async fn say(env: &Env, arguments: &str) -> Said {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    Said::of(run_as(env, "admin_login", &arguments).await)
+}
+
+#[track_caller]
+fn says(said: &Said, code: i32, words: &[&str]) {
+    let all = format!("{}{}", said.data, said.talk);
+    assert_eq!(said.code, code, "{all}");
+    for word in words {
+        assert!(all.contains(word), "{word:?} is not in: {all}");
+    }
+}
+
+async fn strict(env: &Env) -> RelayBuilder {
+    let relay = env.relay().await.set("retry.base", "20ms").set("retry.max", "100ms").set("lease.ttl", "1s");
+    relay.set("retry.attempts", 2).expect_errors()
+}
+
+/// A topic with five dead letters of five keys: rows that were too large for it. It takes them now.
+async fn with_dead_letters(env: &Env) -> String {
+    let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
+    let keys: Vec<String> = (0..5).map(|key| format!("k{key}")).collect();
+    let lines: Vec<Line<'_>> = keys.iter().map(|key| Line::new(&topic, key, 0).of_bytes(5000)).collect();
+    write(env, &lines).await;
+    env.eventually_true("select count(*) = 5 from outbox.dead_letter where state = 'open'").await;
+    topic
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_found_shown_and_sent_again() {
+    let env = Env::new().await;
+    let _relay = strict(&env).await.start().await;
+    says(&say(&env, "dlq groups").await, 0, &["no dead letters"]);
+    let topic = with_dead_letters(&env).await;
+
+    let groups = say(&env, "dlq groups --output json").await.json();
+    assert_eq!(groups[0]["letters"], 5, "{groups}");
+    assert_eq!(groups[0]["topics"][0], *topic, "{groups}");
+    let text = say(&env, "dlq groups").await;
+    says(&text, 0, &["FINGERPRINT", &topic, groups[0]["fingerprint"].as_str().expect("text")]);
+
+    let listed = say(&env, "dlq list --key k3 -o json").await.json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    let id = listed[0]["id"].to_string();
+    let shown = say(&env, &format!("dlq show {id}")).await;
+    says(&shown, 0, &["k3", "open", "first failed"]);
+    assert!(!shown.data.contains("payload"), "{}", shown.data);
+    let all = say(&env, "dlq export").await;
+    assert_eq!(all.data.lines().count(), 5, "{}", all.data);
+
+    says(&say(&env, "dlq requeue").await, 1, &["names no dead letters", "--all"]);
+    says(&say(&env, "dlq requeue --topic nosuch --yes").await, 0, &["no open dead letter fits"]);
+    says(
+        &say(&env, "dlq requeue --all --dry-run").await,
+        0,
+        &["would send 5 dead letters", "nothing was changed"],
+    );
+    says(&say(&env, "dlq requeue --all").await, 1, &["nothing was changed", "--yes"]);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.request").await, 0);
+
+    env.alter_topic(&topic, &[]).await;
+    says(&say(&env, "dlq discard --key k0 --reason test --yes").await, 0, &["done", "1 rows"]);
+    let requeued =
+        say(&env, &format!("dlq requeue --topic {topic} --rate 100 --max 3 --yes --why repaired")).await;
+    says(&requeued, 0, &["done", "3 rows"]);
+    env.expect_records(&topic, 3).await;
+    says(&say(&env, "dlq requeue --from 1h --yes").await, 0, &["done", "1 rows"]);
+    env.expect_records(&topic, 4).await;
+    says(&say(&env, "dlq list").await, 0, &["no dead letters"]);
+    let all = say(&env, "dlq list --all -o json").await.json();
+    let states: Vec<&str> =
+        all.as_array().expect("a list").iter().filter_map(|l| l["state"].as_str()).collect();
+    assert_eq!(states.iter().filter(|&&state| state == "requeued").count(), 4, "{states:?}");
+    let audit = say(&env, "requests list -o json").await.json();
+    assert_eq!(audit.as_array().map(Vec::len), Some(3), "{audit}");
+    assert_eq!((&audit[1]["why"], &audit[1]["who"]), (&"repaired".into(), &"admin_login".into()), "{audit}");
+    says(&say(&env, "requests list").await, 0, &["repaired", "discard"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_are_shown_to_whoever_may_ask_and_a_note_stays() {
+    let env = Env::new().await;
+    let relay = strict(&env).await.start().await;
+    with_dead_letters(&env).await;
+    let id = say(&env, "dlq list --limit 1 -o json").await.json()[0]["id"].to_string();
+    let shown = say(&env, &format!("dlq show {id} --show-payload -o json")).await.json();
+    assert!(
+        shown["payload_base64"].as_str().is_some_and(|text| text.starts_with("MDAwMDAwMDB4eHh4")),
+        "{shown}"
+    );
+    let exported = say(&env, "dlq export --show-payload").await;
+    assert_eq!(exported.data.matches("payload_base64").count(), 5, "{}", exported.talk);
+    let notes = say(&env, "requests list -o json").await.json();
+    assert_eq!((&notes[0]["kind"], &notes[0]["done"]), (&"reveal".into(), &5.into()), "{notes}");
+    assert_eq!((&notes[1]["kind"], &notes[1]["why"]), (&"reveal".into(), &"dlq show".into()), "{notes}");
+    assert_eq!(
+        notes[1]["who"], "admin_login",
+        "the function runs with other rights, the note keeps who called it"
+    );
+
+    let refused = Said::of(run_as(&env, "reader_login", &["dlq", "show", &id, "--show-payload"]).await);
+    says(&refused, 1, &["permission denied", "outbox_admin"]);
+    let seen = Said::of(run_as(&env, "reader_login", &["dlq", "show", &id]).await);
+    says(&seen, 0, &["fingerprint"]);
+    let refused = Said::of(run_as(&env, "reader_login", &["dlq", "requeue", "--all", "--yes"]).await);
+    says(&refused, 1, &["outbox_admin"]);
+    assert_eq!(relay.logged("request carried out"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_paused_for_a_while_and_paced() {
+    let env = Env::new().await;
+    let _relay = strict(&env).await.start().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    write(&env, &[Line::new(&topic, "k", 0)]).await;
+    env.expect_records(&topic, 1).await;
+    says(&say(&env, "topics list").await, 0, &["nothing of any topic waits"]);
+    let paused = say(&env, &format!("topics pause {topic} --for 30m --yes --why drill")).await;
+    says(&paused, 0, &["in effect until"]);
+    env.expect_lane(&topic, "paused").await;
+    write(&env, &[Line::new(&topic, "k", 1)]).await;
+    let listed = say(&env, "topics list").await;
+    says(&listed, 0, &[&topic, "paused", "drill", "admin_login"]);
+    let open = say(&env, "requests list --open -o json").await.json();
+    let id = open[0]["id"].to_string();
+    says(&say(&env, &format!("requests cancel {id} --yes")).await, 0, &["done"]);
+    env.expect_records(&topic, 2).await;
+    says(&say(&env, &format!("requests cancel {id} --yes")).await, 0, &["is over: cancelled"]);
+
+    says(&say(&env, &format!("topics set {topic} --rate 500 --yes")).await, 0, &["in effect"]);
+    let listed = say(&env, "topics list -o json").await.json();
+    assert_eq!(listed["in_effect"][0]["value"]["rate"], 500, "{listed}");
+    says(&say(&env, &format!("topics set {topic} --rate none --yes")).await, 0, &["in effect"]);
+    says(&say(&env, &format!("topics set {topic} --rate 0 --yes")).await, 1, &["at least 1 record a second"]);
+    says(&say(&env, &format!("topics set {topic} --rate many --yes")).await, 1, &["whole number"]);
+    says(&say(&env, "topics pause no/topic --yes").await, 1, &["letters, digits"]);
+    says(&say(&env, "requests show 4711").await, 1, &["there is no request 4711"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_keys_and_the_lease_are_shown() {
+    let env = Env::new().await;
+    let relay =
+        env.relay().await.set("retry.base", "1h").set("retry.max", "1h").expect_errors().start().await;
+    let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
+    says(&say(&env, "keys list").await, 0, &["no key is blocked"]);
+    write(&env, &[Line::new(&topic, "k\u{1b}", 0).of_bytes(5000), Line::new(&topic, "k\u{1b}", 1)]).await;
+    env.eventually_true("select count(*) = 2 from outbox.deferred").await;
+    let keys = say(&env, &format!("keys list --topic {topic} -o json")).await.json();
+    assert_eq!((&keys[0]["key"], &keys[0]["waiting"]), (&"k\u{1b}".into(), &1.into()), "{keys}");
+    let text = say(&env, "keys list").await;
+    says(&text, 0, &["BEHIND IT", &topic]);
+    assert!(!text.data.contains('\u{1b}'), "no control character reaches the terminal");
+
+    let lease = say(&env, "lease show -o json").await.json();
+    assert_eq!(lease["epoch"], 1, "{lease}");
+    assert_eq!(lease["history"][0]["epoch"], 1, "{lease}");
+    says(&say(&env, "lease show").await, 0, &["holder", &relay.pid().to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_without_a_leader_is_told_and_may_go() {
+    let env = Env::new().await;
+    let asking: Child =
+        command(&env, "admin_login", &["topics", "pause", "orders", "--yes"]).spawn().expect("it starts");
+    env.eventually_true("select count(*) = 1 from outbox.request where state = 'asked'").await;
+    let pid = rustix::process::Pid::from_raw(asking.id().expect("it runs") as i32).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is there");
+    let said = Said::of(asking.wait_with_output().await.expect("it ends"));
+    says(&said, 3, &["goes on without you", "requests cancel 1"]);
+    says(&say(&env, "topics pause orders --yes --no-wait").await, 3, &["asked as request 2"]);
+
+    let unmigrated = Env::builder().unmigrated().start().await;
+    let said = Said::of(run_as(&unmigrated, "postgres", &["dlq", "groups"]).await);
+    says(&said, 1, &["outbox-relay migrate"]);
+}
