@@ -94,6 +94,8 @@ begin
             ('outbox_reader', 'usage on schema outbox'),
             ('outbox_reader', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration, outbox.ledger, outbox.lease, outbox.beat'),
             -- All but payload and headers: those are read through outbox.reveal.
+            ('outbox_reader', 'select (id, event_id, topic, key, created_at) on outbox.message, outbox.deferred'),
+            ('outbox_admin', 'select (id, event_id, topic, key, created_at) on outbox.message, outbox.deferred'),
             ('outbox_reader', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at) on outbox.dead_letter'),
             ('outbox_admin', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at) on outbox.dead_letter'),
 

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::operate::{DlqCommand, KeysCommand, LeaseCommand, RequestsCommand, TopicsCommand};
+use self::operate::{
+    DlqCommand, KeysCommand, LeaseCommand, MessageOptions, RequestsCommand, Show, TopicsCommand,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +17,8 @@ Examples:
   outbox-relay migrate                        create the schema `outbox` in your database
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
+  outbox-relay status                         who leads, what waits, what needs a human
+  outbox-relay message 4711                   what became of the message with this outbox-seq
   outbox-relay dlq groups                     what messages died of, and how many
   outbox-relay dlq requeue --topic orders     send the dead letters of a topic again
   outbox-relay topics pause orders --for 30m  let a topic stand still for a while
@@ -81,6 +85,10 @@ pub enum Command {
     ///
     /// Repeatable, and safe when two start at once. Touches nothing outside the schema `outbox`.
     Migrate(MigrateOptions),
+    /// How the relay is: who leads, what waits, what needs a human
+    Status(Show),
+    /// The life of one message: written, tried, published where, redelivered, dead
+    Message(MessageOptions),
     /// Dead letters: see what failed, send it again, or give it up
     #[command(subcommand)]
     Dlq(DlqCommand),

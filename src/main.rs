@@ -47,7 +47,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&config.log)?;
             block_on(ops::migrate::run(config, options))
         }
-        command @ (Command::Dlq(_)
+        command @ (Command::Status(_)
+        | Command::Message(_)
+        | Command::Dlq(_)
         | Command::Keys(_)
         | Command::Topics(_)
         | Command::Lease(_)

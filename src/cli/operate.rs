@@ -65,6 +65,30 @@ pub struct Change {
     pub why: Option<String>,
 }
 
+/// Which message `message` tells about.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct MessageOptions {
+    /// Its id (the outbox-seq header of its record) or its event id
+    #[arg(value_name = "SEQ|EVENT-ID", required_unless_present = "key", conflicts_with = "key")]
+    pub message: Option<String>,
+    /// The newest messages of this key instead; needs --topic
+    #[arg(long, requires = "topic")]
+    pub key: Option<String>,
+    /// The topic of the key
+    #[arg(long, requires = "key")]
+    pub topic: Option<String>,
+    /// How far back an event id or a key is looked for
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub within: Duration,
+    /// How many messages of a key
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    pub limit: i64,
+    /// How.
+    #[command(flatten)]
+    pub show: Show,
+}
+
 /// Dead letters: messages that need a human.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DlqCommand {

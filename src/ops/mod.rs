@@ -4,9 +4,11 @@ mod carry_out;
 pub mod dlq;
 pub mod keys;
 pub mod lease;
+pub mod message;
 pub mod migrate;
 pub mod print;
 pub mod requests;
+pub mod status;
 mod table;
 mod talk;
 pub mod topics;
@@ -21,6 +23,8 @@ use crate::store::{Server, Session};
 pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     let mut session = connect(&config).await?;
     let ended = match command {
+        Command::Status(show) => status::run(&mut session, show).await,
+        Command::Message(options) => message::run(&mut session, options).await,
         Command::Dlq(command) => dlq::run(&mut session, command).await,
         Command::Keys(command) => keys::run(&mut session, command).await,
         Command::Topics(command) => topics::run(&mut session, command).await,

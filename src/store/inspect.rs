@@ -4,10 +4,13 @@
 //! the same through a pooler, and becomes one of these types; with `--output json` a command prints them as they are. Times are
 //! text in RFC 3339, keys are text or `base64:…`. Nothing here changes anything but `reveal`, which leaves a note.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::Row;
+use uuid::Uuid;
 
 use super::ask::{Ask, AskError};
 use super::call::Call;
@@ -154,6 +157,81 @@ pub struct Term {
     pub settlements: i64,
 }
 
+/// How the relay is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the metrics")]
+pub struct Overview {
+    pub holder: Option<String>,
+    pub epoch: i64,
+    pub since: Option<String>,
+    /// Since the leader said that it is alive.
+    pub beat_seconds: f64,
+    /// Not read yet: an upper bound, exact at zero.
+    pub ready: i64,
+    pub retrying: i64,
+    pub behind: i64,
+    pub scheduled: i64,
+    pub laned: i64,
+    pub oldest: Option<String>,
+    pub lag_seconds: f64,
+    pub blocked_keys: i64,
+    pub dead_letters: i64,
+    pub causes: i64,
+    pub oldest_dead_letter: Option<String>,
+    pub open_requests: i64,
+}
+
+/// The life of a row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of outbox.status and outbox.dead_letter")]
+pub struct Life {
+    pub id: i64,
+    /// None, like all else about it: the row left its slot with the others that are old.
+    pub event_id: Option<String>,
+    pub topic: Option<String>,
+    pub created_at: Option<String>,
+    pub state: String,
+    pub attempts: Option<i64>,
+    pub due_at: Option<String>,
+    pub error: Option<String>,
+    pub behind_id: Option<i64>,
+    pub dead_since: Option<String>,
+    pub requeued: i64,
+    pub changed_at: Option<String>,
+    pub failed: Vec<FailedAttempt>,
+    /// More than once: after a crash, a takeover, a requeue.
+    pub published: Vec<Publication>,
+}
+
+/// An attempt that Kafka did not confirm.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of outbox.attempt")]
+pub struct FailedAttempt {
+    pub at: String,
+    pub class: String,
+    pub error: Option<String>,
+}
+
+/// A settlement that names the row as published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of outbox.ledger and outbox.receipt")]
+pub struct Publication {
+    pub at: String,
+    pub epoch: i64,
+    pub partition: Option<i64>,
+    /// None: Kafka confirmed a duplicate without saying where the first one is.
+    pub offset: Option<i64>,
+}
+
+/// Which rows `find` is after.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// The event id.
+    Event(Uuid),
+    /// Topic and key, which is text.
+    Key(String, String),
+}
+
 /// Which dead letters are meant; the same fields as in `outbox.request.filter`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names are those of the filter")]
@@ -270,6 +348,34 @@ pub async fn blocked_keys(
 pub async fn lease(session: &mut Session) -> Result<LeaseRow, StoreError> {
     let call = session.call(include_str!("sql/lease_show.sql"));
     document(session, "read the lease", call).await
+}
+
+/// How the relay is.
+pub async fn overview(session: &mut Session) -> Result<Overview, StoreError> {
+    let call = session.call(include_str!("sql/overview.sql"));
+    document(session, "read how the relay is", call).await
+}
+
+/// Ids of rows written within this time, the newest first, at most `limit`.
+pub async fn find(
+    session: &mut Session,
+    wanted: &Wanted,
+    within: Duration,
+    limit: i64,
+) -> Result<Vec<i64>, StoreError> {
+    let (event, topic, key) = match wanted.clone() {
+        Wanted::Event(event) => (Some(event), None, None),
+        Wanted::Key(topic, key) => (None, Some(topic), Some(key)),
+    };
+    let call = session.call(include_str!("sql/message_find.sql")).bind(event).bind(topic).bind(key);
+    let call = call.bind(within.as_secs_f64()).bind(limit);
+    documents(session, "look for messages", call).await
+}
+
+/// The life of a row, if anything is left of it.
+pub async fn life(session: &mut Session, id: i64) -> Result<Option<Life>, StoreError> {
+    let call = session.call(include_str!("sql/message_life.sql")).bind(id);
+    Ok(documents(session, "read what became of a message", call).await?.pop())
 }
 
 /// Writes a request and returns its number.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::support::lines::{Line, write};
-use crate::support::{DEADLINE, Env, RelayBuilder};
+use crate::support::{DEADLINE, Env, RelayBuilder, eventually};
 
 /// A member of outbox_admin, unless another login is named.
 fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
@@ -227,4 +227,73 @@ async fn whoever_asks_without_a_leader_is_told_and_may_go() {
     let unmigrated = Env::builder().unmigrated().start().await;
     let said = Said::of(run_as(&unmigrated, "postgres", &["dlq", "groups"]).await);
     says(&said, 1, &["outbox-relay migrate"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_what_the_metrics_say() {
+    let env = Env::new().await;
+    says(&say(&env, "status").await, 0, &["nobody leads"]);
+    let relay = strict(&env).await.start().await;
+    let topic = with_dead_letters(&env).await;
+    let missing = env.topic("missing");
+    write(&env, &[Line::new(&missing, "k", 0)]).await;
+    env.expect_lane(&missing, "missing").await;
+    write(&env, &[Line::new(&missing, "k", 1), Line::new(&missing, "l", 0)]).await;
+    env.eventually_true("select sum(waiting) = 2 from outbox.backlog where topic is not null").await;
+    let status = say(&env, "status -o json").await.json();
+    assert_eq!(
+        (&status["dead_letters"], &status["laned"], &status["epoch"]),
+        (&5.into(), &2.into(), &1.into()),
+        "{status}"
+    );
+    for (field, state) in
+        [("ready", "ready"), ("retrying", "retrying"), ("behind", "blocked"), ("laned", "laned")]
+    {
+        let expected = status[field].as_f64().expect("a number");
+        eventually(DEADLINE, "status and metrics agree", async || {
+            relay.metrics().await.value("outbox_backlog_messages", &[("state", state)]) == expected
+        })
+        .await;
+    }
+    let text = say(&env, "status").await;
+    says(&text, 0, &["last beat", "5 of 1 causes", "missing", &topic, &relay.pid().to_string()]);
+    assert!(text.data.lines().count() < 24, "one screen: {}", text.data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_tells_its_life_by_id_event_id_and_key() {
+    let env = Env::new().await;
+    let _relay = strict(&env).await.start().await;
+    let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
+    let ids = write(&env, &[Line::new(&topic, "good", 0), Line::new(&topic, "bad", 0).of_bytes(5000)]).await;
+    env.eventually_true("select count(*) = 1 from outbox.dead_letter").await;
+    env.expect_records(&topic, 1).await;
+    env.eventually_true(&format!("select state = 'published' from outbox.status where id = {}", ids[0]))
+        .await;
+
+    let good = say(&env, &format!("message {}", ids[0])).await;
+    says(&good, 0, &["published", "partition 0, offset 0", &topic]);
+    let event = say(&env, &format!("message {} -o json", ids[1])).await.json()[0]["event_id"]
+        .as_str()
+        .map(str::to_owned);
+    let bad = say(&env, &format!("message {} -o json", event.expect("an event id"))).await.json();
+    assert_eq!((&bad[0]["state"], &bad[0]["id"]), (&"dead".into(), &ids[1].into()), "{bad}");
+    assert_eq!(bad[0]["failed"].as_array().map(Vec::len), Some(2), "{bad}");
+
+    env.alter_topic(&topic, &[]).await;
+    says(&say(&env, "dlq requeue --all --yes").await, 0, &["done"]);
+    env.expect_records(&topic, 2).await;
+    let life = async || say(&env, &format!("message --topic {topic} --key bad -o json")).await.json();
+    eventually(DEADLINE, "the record is settled", async || life().await[0]["state"] == "published").await;
+    let found = life().await;
+    assert_eq!(
+        (&found[0]["requeued"], &found[0]["published"][0]["offset"]),
+        (&1.into(), &1.into()),
+        "{found}"
+    );
+    says(&say(&env, &format!("message --topic {topic} --key bad")).await, 0, &["requeued", "failed: "]);
+
+    says(&say(&env, "message 4711000").await, 1, &["no such message"]);
+    says(&say(&env, "message orders").await, 1, &["neither an id", "nor an event id"]);
+    says(&say(&env, "message --key bad").await, 2, &["--topic"]);
 }

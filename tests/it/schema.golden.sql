@@ -88,16 +88,16 @@ view outbox.dead_letter_group owner outbox_owner
     error text
 table outbox.deferred owner outbox_owner with {autovacuum_vacuum_scale_factor=0.02,autovacuum_vacuum_threshold=1000}
     rights outbox_relay=arwd/outbox_owner
-    id bigint not null
-    event_id uuid not null
-    topic text not null
-    key bytea
+    id bigint not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    event_id uuid not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    topic text not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    key bytea rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     payload bytea
     headers jsonb
     partition integer
     deliver_after timestamp with time zone
     expires_at timestamp with time zone
-    created_at timestamp with time zone not null
+    created_at timestamp with time zone not null rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     reason text not null
     due_at timestamp with time zone
     attempts integer not null default 0
@@ -182,17 +182,17 @@ partition outbox.ledger_7 FOR VALUES IN ('7') with {fillfactor=100} storage rece
 table outbox.message partition by LIST (slot) owner outbox_owner
     rights outbox_relay=r/outbox_owner
     txid xid8 not null default pg_current_xact_id()
-    id bigint not null generated always as identity rights {outbox_producer=r/outbox_owner}
+    id bigint not null generated always as identity rights {outbox_producer=r/outbox_owner,outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     slot smallint not null default (((floor((date_part('epoch'::text, clock_timestamp()) / (14400)::double precision)))::bigint % (8)::bigint))::smallint
-    event_id uuid not null default gen_random_uuid() rights {outbox_producer=ar/outbox_owner}
-    topic text not null rights {outbox_producer=a/outbox_owner}
-    key bytea rights {outbox_producer=a/outbox_owner}
+    event_id uuid not null default gen_random_uuid() rights {outbox_producer=ar/outbox_owner,outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    topic text not null rights {outbox_producer=a/outbox_owner,outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    key bytea rights {outbox_producer=a/outbox_owner,outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     payload bytea rights {outbox_producer=a/outbox_owner}
     headers jsonb rights {outbox_producer=a/outbox_owner}
     partition integer rights {outbox_producer=a/outbox_owner}
     deliver_after timestamp with time zone rights {outbox_producer=a/outbox_owner}
     expires_at timestamp with time zone rights {outbox_producer=a/outbox_owner}
-    created_at timestamp with time zone not null default clock_timestamp()
+    created_at timestamp with time zone not null default clock_timestamp() rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     constraint message_is_sendable CHECK (outbox.is_sendable(topic, event_id, headers, partition, deliver_after, expires_at, key)) NOT VALID
     CREATE INDEX message_id_idx ON ONLY outbox.message USING btree (id)
     CREATE INDEX message_txid_idx ON ONLY outbox.message USING btree (txid)
