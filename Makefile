@@ -9,6 +9,20 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Quieter in .ci/run.
 CARGO_FLAGS ?= --locked
 
+# `make test PG=14 KAFKA=3.9`: the servers of those versions, fetched, instead of the installed Postgres and the usual Kafka.
+# It holds for every target that starts servers; docs/versions.md says what was run with which.
+known = $(shell awk '!/^\#/ && !seen[$$1]++ { print $$1 }' deploy/$(1)/versions)
+one-of = $(if $(and $(filter 1,$(words $(1))),$(filter $(1),$(2))),$(1),$(error $(3)=$(1) is not known; there are: $(2)))
+KAFKA_HOME := target/kafka
+ifdef KAFKA
+KAFKA_HOME := target/kafka-$(call one-of,$(KAFKA),$(call known,kafka),KAFKA)
+export OUTBOX_RELAY_KAFKA_JARS := $(CURDIR)/$(KAFKA_HOME)/lib
+endif
+ifdef PG
+POSTGRES_HOME := target/postgres/$(call one-of,$(PG),$(call known,postgres),PG)
+export OUTBOX_RELAY_POSTGRES_BIN := $(CURDIR)/$(POSTGRES_HOME)/bin
+endif
+
 .PHONY: help
 help: ## lists every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,42 +32,56 @@ setup: ## installs what is missing: C toolchain, OpenSSL, Postgres, PgBouncer, J
 	@scripts/setup.sh
 
 .PHONY: kafka
-kafka: target/kafka/fetched ## fetches Apache Kafka's jars to target/kafka/lib
+kafka: $(KAFKA_HOME)/fetched ## fetches Apache Kafka's jars to target/kafka/lib (KAFKA=3.9: to target/kafka-3.9/lib)
 
 target/kafka/fetched: deploy/kafka/pom.xml | setup
-	@scripts/kafka.sh target/kafka/lib
+	@scripts/kafka.sh $(@D)/lib
 	@touch $@
+
+target/kafka-%/fetched: deploy/kafka/pom.xml deploy/kafka/versions | setup
+	@scripts/kafka.sh $(@D)/lib $*
+	@touch $@
+
+.PHONY: postgres
+postgres: setup $(if $(PG),$(POSTGRES_HOME)/fetched) ## fetches the Postgres of PG=18 to target/postgres/18; without PG: the installed one
+
+target/postgres/%/fetched: deploy/postgres/pom.xml deploy/postgres/versions | setup
+	@scripts/postgres.sh $* $(@D)
+	@touch $@
+
+.PHONY: servers
+servers: setup postgres kafka
 
 .PHONY: build
 build: setup ## builds the relay for development
 	@cargo build $(CARGO_FLAGS)
 
 .PHONY: demo
-demo: setup kafka build ## orders, two relays, a killed leader, an audit: about a minute
-	@$(TARGET)/debug/outbox-relay demo --kafka-jars target/kafka/lib
+demo: servers build ## orders, two relays, a killed leader, an audit: about a minute
+	@$(TARGET)/debug/outbox-relay demo --kafka-jars $(KAFKA_HOME)/lib
 
 .PHONY: test
-test: setup kafka ## all tests, on real Postgres and real Kafka
+test: servers ## all tests, on real Postgres and real Kafka (PG=14 KAFKA=3.9: on those versions)
 	@cargo test --no-run $(CARGO_FLAGS)
 	@cargo test --locked
 
 .PHONY: faults
-faults: setup kafka ## breaks everything once, reads every topic back and judges: ten minutes
+faults: servers ## breaks everything once, reads every topic back and judges: ten minutes
 	@cargo test $(CARGO_FLAGS) --test faults -- --seed $(or $(SEED),1) $(SCENARIOS)
 
 SEEDS ?= 3
 .PHONY: bite
-bite: setup kafka ## breaks the relay on purpose: the checker has to reject every seeded bug, on SEEDS=3 seeds
+bite: servers ## breaks the relay on purpose: the checker has to reject every seeded bug, on SEEDS=3 seeds
 	@cargo test --no-run $(CARGO_FLAGS) --test faults
 	@scripts/bite.sh "$$(ls -t $(TARGET)/debug/deps/faults-* | grep -v '\.d$$' | head -n 1)" $(SEEDS) $(BUGS)
 
 SOAK ?= 1h
 .PHONY: soak
-soak: setup kafka ## the same in random order, with more messages, for SOAK=1h
+soak: servers ## the same in random order, with more messages, for SOAK=1h
 	@cargo test $(CARGO_FLAGS) --test faults -- --soak $(SOAK) $(if $(SEED),--seed $(SEED))
 
 .PHONY: scale
-scale: setup kafka ## the tests about many rows, with up to a million: a quarter of an hour, by hand
+scale: servers ## the tests about many rows, with up to a million: a quarter of an hour, by hand
 	@OUTBOX_RELAY_TEST_SCALE=full cargo test $(CARGO_FLAGS) --test it -- --nocapture --test-threads 1 \
 		lanes::a_missing lanes::many_sick plan::due delivery::many_scheduled requests::letters::many requests::letters::a_page
 
@@ -69,14 +97,14 @@ compose-check: ## checks docker-compose.yml with Debian's compose tool, without 
 	@scripts/compose-check.sh
 
 .PHONY: bench
-bench: setup kafka ## the relay against librdkafka alone, and its latency: some minutes
+bench: servers ## the relay against librdkafka alone, and its latency: some minutes
 	@cargo bench $(CARGO_FLAGS) --bench relay
 
 .PHONY: bench-failures
-bench-failures: setup kafka ## what healthy rows lose while others fail: a quarter of an hour
+bench-failures: servers ## what healthy rows lose while others fail: a quarter of an hour
 	@cargo bench $(CARGO_FLAGS) --bench relay -- failures
 
 .PHONY: clean
 clean: ## removes everything built and fetched
 	@cargo clean
-	@rm -rf target/kafka
+	@rm -rf target/kafka target/kafka-* target/postgres

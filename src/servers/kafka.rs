@@ -21,6 +21,11 @@ pub const RELAY_USER: &str = "relay";
 /// A start takes three seconds on a quiet machine.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// Kafka rewrites its tools one by one and moves them: this one in 4.0, the next one after 4.1.
+const ACL_COMMAND: [&str; 2] = ["org.apache.kafka.tools.AclCommand", "kafka.admin.AclCommand"];
+const CONFIG_COMMAND: [&str; 2] = ["org.apache.kafka.tools.ConfigCommand", "kafka.admin.ConfigCommand"];
+/// What java says of a class that no jar has.
+const NO_SUCH_CLASS: &str = "Could not find or load main class";
 /// Any 16 bytes in Kafka's base64. The same for all private brokers unless the caller asks for another.
 const CLUSTER_ID: &str = "b3V0Ym94LXJlbGF5LTAwMQ";
 
@@ -232,20 +237,30 @@ impl PrivateKafka {
             Some(quota) => ["--add-config", quota],
             None => ["--delete-config", "producer_byte_rate"],
         };
-        self.tool("kafka.admin.ConfigCommand", &[&client[..], &change].concat())
+        self.admin_tool(CONFIG_COMMAND, &[&client[..], &change].concat())
     }
 
     fn acl(&self, topic: &str, change: &[&str]) -> Result<(), ServerError> {
         assert!(self.options.restricted_listener, "ACLs hold on the restricted listener only");
         let brokers = self.brokers();
         let target = ["--bootstrap-server", &brokers, "--topic", topic];
-        self.tool("org.apache.kafka.tools.AclCommand", &[&target, change].concat())
+        self.admin_tool(ACL_COMMAND, &[&target, change].concat())
     }
 
     fn format(&self) -> Result<(), ServerError> {
         let properties = self.properties_file().display().to_string();
         let arguments = ["format", "--cluster-id", self.cluster_id(), "--config", &properties];
         self.tool("kafka.tools.StorageTool", &arguments)
+    }
+
+    /// Runs a tool that is found under one name or the other, as the release has it.
+    fn admin_tool(&self, [newer, older]: [&'static str; 2], arguments: &[&str]) -> Result<(), ServerError> {
+        match self.tool(newer, arguments) {
+            Err(ServerError::Refused { log, .. }) if log.contains(NO_SUCH_CLASS) => {
+                self.tool(older, arguments)
+            }
+            done => done,
+        }
     }
 
     /// Runs one of Kafka's own tools to its end.
