@@ -64,32 +64,19 @@ impl PrivatePostgres {
         Ok(server)
     }
 
-    /// Copies a running server and follows it through this port of 127.0.0.1 (the primary's own, or that of a proxy before it):
-    /// a streaming standby under this name.
+    /// A streaming standby under this name: a copy of a server, which is stopped for it and started again, that follows it
+    /// through this port of 127.0.0.1 (the primary's own, or that of a proxy before it).
     pub fn start_standby(primary: &PrivatePostgres, name: &str, port: u16) -> Result<Self, ServerError> {
-        let (binaries, user, options) = (primary.binaries.clone(), primary.user, primary.options.clone());
+        let (binaries, user, mut options) = (primary.binaries.clone(), primary.user, primary.options.clone());
+        let source = format!("host=127.0.0.1 port={port} user=postgres application_name={name}");
+        options.settings.push(("primary_conninfo".into(), source));
         let directory = ServerDirectory::create("postgres", user)?;
         let mut server = Self { process: Mutex::new(None), port: 0, binaries, user, options, directory };
-        let source = format!("host=127.0.0.1 port={port} user=postgres application_name={name}");
-        let mut copy = BoundCommand::new(server.binaries.join("pg_basebackup"), "KILL", user);
-        let command = copy.command().args([
-            "--checkpoint=fast",
-            "--wal-method=stream",
-            "--write-recovery-conf",
-            "--no-sync",
-        ]);
-        command
-            .arg("-d")
-            .arg(source)
-            .arg("-D")
-            .arg(server.data_directory())
-            .current_dir(server.directory.path());
-        let output = copy.output().map_err(ServerError::system("start pg_basebackup through setpriv"))?;
-        if !output.status.success() {
-            let log = String::from_utf8_lossy(&output.stderr).into_owned();
-            let trouble = format!("failed ({})", output.status);
-            return Err(ServerError::Refused { server: "pg_basebackup", trouble, log });
-        }
+        // pg_basebackup copies a server that runs, but not every package of a server has it.
+        primary.stop_fast()?;
+        let copied = server.copy(&primary.data_directory());
+        primary.start_again()?;
+        copied?;
         server.process = on_free_ports(|| {
             server.port = free_port().map_err(ServerError::system("find a free port"))?;
             server.launch()
@@ -156,6 +143,20 @@ impl PrivatePostgres {
         }
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(ServerError::Refused { server: "initdb", trouble: format!("failed ({})", output.status), log })
+    }
+
+    /// Takes over the data of a stopped server, to follow it.
+    fn copy(&self, from: &Path) -> Result<(), ServerError> {
+        let mut copy = BoundCommand::new("sh", "KILL", self.user);
+        let script = r#"cp -a -- "$1" "$2" && touch "$2/standby.signal""#;
+        copy.command().args(["-c", script, "sh"]).arg(from).arg(self.data_directory());
+        copy.command().current_dir(self.directory.path());
+        let output = copy.output().map_err(ServerError::system("start sh through setpriv"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(ServerError::Refused { server: "cp", trouble: format!("failed ({})", output.status), log })
     }
 
     /// Starts the postmaster on `self.port` and waits until it accepts connections.
