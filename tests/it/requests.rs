@@ -170,7 +170,8 @@ async fn a_paused_topic_stands_over_takeovers_until_it_is_resumed_or_its_time_is
     let second = impatient(&env).await.start().await;
     second.wait_for_log("leading").await;
     write_many(&env, &well, 3, 100, 300).await;
-    assert_complete(&env.expect_records(&well, 600).await, 3, 200);
+    // What the first had not settled when it was killed comes twice.
+    expect_complete(&env, &well, 3, 200).await;
     assert_eq!(env.read_topic(&topic).await.len(), 30, "it stands");
     ask(&env, &format!("outbox.resume('{topic}')"), "done").await;
     assert_complete(&env.expect_records(&topic, 330).await, 3, 110);
