@@ -30,7 +30,9 @@ begin
     if not exists (select from pg_roles where rolname = 'outbox_owner') then
         return;
     end if;
-    if not pg_has_role('outbox_owner', 'member') then
+    -- Since Postgres 16 whoever has made a role may grant it, to himself as well, and is a member without any use of it
+    -- until he does.
+    if not pg_has_role('outbox_owner', 'usage') then
         begin
             execute format('grant outbox_owner to %I', current_user);
         exception

@@ -164,6 +164,22 @@ async fn without_the_right_to_make_roles_it_says_what_an_administrator_has_to_ru
 }
 
 #[tokio::test]
+async fn a_login_that_may_make_roles_needs_no_administrator() {
+    let env = Env::builder().own_postgres().unmigrated().start().await;
+    let database = env.database();
+    env.execute("create role maker login createrole").await;
+    env.execute(&format!("grant create on database \"{database}\" to maker")).await;
+
+    for _ in 0..2 {
+        let output = outbox_relay(&env.url_as("maker"), &["migrate"]).await;
+        assert!(output.status.success() && output.stdout.is_empty(), "{}", said(&output));
+        let sql =
+            "select pg_get_userbyid(nspowner) = 'outbox_owner' from pg_namespace where nspname = 'outbox'";
+        assert!(holds(env.admin(), sql).await, "{}", said(&output));
+    }
+}
+
+#[tokio::test]
 async fn down_says_what_is_lost_and_asks() {
     let env = Env::new().await;
     env.execute("insert into outbox.message (topic) values ('a'), ('b')").await;
