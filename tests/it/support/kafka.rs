@@ -11,10 +11,11 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio::sync::OnceCell;
 
-use super::blocking;
+use super::{blocking, eventually};
 
 /// For requests to a broker that shares two cores with everything else.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -112,8 +113,16 @@ impl Kafka {
     ) {
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
         let new = configs.iter().fold(new, |new, (name, value)| new.set(name, value));
-        let done = self.admin.create_topics(&[new], &requests()).await.expect("create topic");
-        done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("create topic {error:?}")));
+        // A broker that this machine starves loses its session, and for a moment the controller knows of none.
+        eventually(REQUEST, "the topic is made", async || {
+            let done = self.admin.create_topics([&new], &requests()).await.expect("create topic");
+            done.into_iter().all(|one| match one {
+                Ok(_) => true,
+                Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => false,
+                Err(error) => panic!("create topic {error:?}"),
+            })
+        })
+        .await;
     }
 
     /// Creates a topic of one partition, whose only replica is on this broker.
