@@ -10,10 +10,13 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use tokio::sync::OnceCell;
+
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use outbox_relay::servers::{KafkaOptions, PostgresOptions, PrivateKafka, free_port};
 
+use crate::clock::Clock;
 use crate::proxy::{Mode, Proxy};
 use crate::support::{Kafka, Postgres, blocking, eventually};
 
@@ -30,21 +33,20 @@ pub struct Cluster {
     /// One before each broker.
     pub kafka_proxies: Vec<Proxy>,
     bootstrap: String,
+    peculiar: OnceCell<(Arc<Postgres>, Clock)>,
+    small: OnceCell<(Arc<PrivateKafka>, Proxy)>,
 }
+
+/// Enough for what the scenarios write, and filled in a moment.
+const POSTGRES_DISK: u64 = 512 << 20;
+const KAFKA_DISK: u64 = 128 << 20;
+/// The number of the broker with a small disk.
+pub const SMALL_BROKER: i32 = 4;
 
 impl Cluster {
     pub async fn start() -> Cluster {
         let ports: Vec<u16> = (0..3).map(|_| free_port().expect("a free port")).collect();
-        let options = |node: u32| KafkaOptions {
-            node,
-            proxy: Some(ports[node as usize - 1]),
-            heap: "400m".to_owned(),
-            // A topic without its only replica is one scenario's business; the others survive a broker.
-            properties: [("replica.lag.time.max.ms", "3000"), ("unclean.leader.election.enable", "false")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec(),
-            ..Kafka::options()
-        };
+        let options = |node: u32| Cluster::kafka_options(node, ports[node as usize - 1]);
         let postgres = Postgres::start(Cluster::postgres_options());
         let (postgres, kafka) = tokio::join!(postgres, Kafka::start(options(1)));
         let (second, third) = tokio::join!(kafka.join_with(options(2)), kafka.join_with(options(3)));
@@ -54,7 +56,65 @@ impl Cluster {
                 .push(Proxy::start_on(*port, local(broker.proxied_port())).await.expect("the port is free"));
         }
         let bootstrap = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
-        Cluster { postgres, kafka, others: [second, third], kafka_proxies, bootstrap }
+        let (peculiar, small) = (OnceCell::new(), OnceCell::new());
+        Cluster { postgres, kafka, others: [second, third], kafka_proxies, bootstrap, peculiar, small }
+    }
+
+    fn kafka_options(node: u32, proxy: u16) -> KafkaOptions {
+        KafkaOptions {
+            node,
+            proxy: Some(proxy),
+            heap: "400m".to_owned(),
+            // A topic without its only replica is one scenario's business; the others survive a broker.
+            properties: [("replica.lag.time.max.ms", "3000"), ("unclean.leader.election.enable", "false")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            ..Kafka::options()
+        }
+    }
+
+    /// A further Postgres, on a small disk and with a clock that can be wrong. Started when it is needed first.
+    pub async fn peculiar_postgres(&self) -> &(Arc<Postgres>, Clock) {
+        let start = async || {
+            let clock = Clock::right();
+            let mut options = PostgresOptions {
+                disk: Some(POSTGRES_DISK),
+                environment: clock.environment(),
+                ..Cluster::postgres_options()
+            };
+            // The log must not fill the disk.
+            options.settings.extend([
+                ("wal_keep_size".to_owned(), "0".to_owned()),
+                ("max_wal_size".to_owned(), "64MB".to_owned()),
+                ("min_wal_size".to_owned(), "32MB".to_owned()),
+            ]);
+            (Postgres::start(options).await, clock)
+        };
+        self.peculiar.get_or_init(start).await
+    }
+
+    /// A fourth broker, on a small disk, and the proxy before it. It runs, from the first scenario that needs it on.
+    pub async fn small_broker(&self) -> &(Arc<PrivateKafka>, Proxy) {
+        let start = async || {
+            let port = free_port().expect("a free port");
+            let options = KafkaOptions {
+                disk: Some(KAFKA_DISK),
+                ..Cluster::kafka_options(SMALL_BROKER as u32, port)
+            };
+            let broker = self.kafka.join_with(options).await;
+            let upstream = local(broker.proxied_port());
+            (broker, Proxy::start_on(port, upstream).await.expect("the port is free"))
+        };
+        let small = self.small.get_or_init(start).await;
+        let broker = Arc::clone(&small.0);
+        blocking(move || broker.start_again()).await;
+        small
+    }
+
+    /// Holds producers of this client id to so many bytes per second and broker; None lifts the quota.
+    pub async fn set_quota(&self, client: &str, bytes_per_second: Option<u32>) {
+        let (broker, client) = (self.broker(1), client.to_owned());
+        blocking(move || broker.set_producer_quota(&client, bytes_per_second)).await;
     }
 
     /// Those of a Postgres that a standby may follow.

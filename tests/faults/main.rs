@@ -6,7 +6,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is what this program is for")]
 
 mod checker;
+mod clock;
 mod cluster;
+mod disk;
 mod evidence;
 mod play;
 mod pooler;
@@ -19,6 +21,7 @@ mod standby;
 mod support;
 mod writers;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -26,6 +29,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::cluster::Cluster;
+use crate::play::Played;
 use crate::report::{Line, Report};
 use crate::scenarios::Scenario;
 
@@ -102,8 +106,26 @@ async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, messages: usize
     let played = play::play(cluster, scenario, seed, messages).await;
     let line = Line::of(scenario, seed, &played);
     eprintln!("{line} {:.1} s", began.elapsed().as_secs_f64());
-    if !played.verdict.is_clean() {
+    if !line.holds() {
         eprintln!("{}", played.verdict);
+        keep(scenario.name, &line, &played);
     }
     line
+}
+
+/// Writes what a broken scenario leaves for those who look into it.
+fn keep(name: &str, line: &Line, played: &Played) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults").join(name);
+    let kept = std::fs::create_dir_all(&directory).and_then(|()| {
+        let findings = format!("{line}\nseed {}\n{}", line.seed(), played.verdict);
+        std::fs::write(directory.join("findings.txt"), findings)?;
+        for (number, log) in played.logs.iter().enumerate() {
+            std::fs::write(directory.join(format!("relay_{number}.log")), log.join("\n"))?;
+        }
+        Ok(())
+    });
+    match kept {
+        Ok(()) => eprintln!("the relays' logs and all findings of {name} are in {}", directory.display()),
+        Err(error) => eprintln!("the logs of {name} could not be kept in {}: {error}", directory.display()),
+    }
 }

@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::evidence;
 use crate::scenarios::Scenario;
 use crate::scene::{STALL, Scene};
+use crate::support::Relay;
 use crate::writers::{Tried, Writers};
 
 /// After the heal everything arrives within this time, or it is taken for lost.
@@ -25,6 +26,10 @@ pub struct Played {
     pub recovery: Option<Duration>,
     /// The longest time between two leaders.
     pub takeover: Option<Duration>,
+    /// Rows that were blamed for what is nobody's fault.
+    pub charged: i64,
+    /// What each relay logged.
+    pub logs: Vec<Vec<String>>,
 }
 
 /// Plays a scenario with at least so many rows.
@@ -55,14 +60,16 @@ pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize
     settle(&scene).await;
     let history = evidence::gather(&scene, tried, &scenario.expectation).await;
     let takeover = evidence::longest_takeover(&scene).await;
-    let played = Played { verdict: judge(&history), faults: scene.faults.len(), recovery, takeover };
-    if let Ok(directory) = std::env::var("OUTBOX_RELAY_FAULTS_LOGS") {
-        for (number, relay) in scene.relays.iter().enumerate() {
-            let lines: Vec<String> = relay.log().into_iter().map(|line| line.text).collect();
-            let path = format!("{directory}/{}_{number}.log", scenario.name);
-            std::fs::write(&path, lines.join("\n")).unwrap_or_else(|error| panic!("{path}: {error}"));
-        }
-    }
+    let charged = if scenario.charges_nobody { evidence::charged(&scene).await } else { 0 };
+    let log = |relay: &Relay| relay.log().into_iter().map(|line| line.text).collect();
+    let played = Played {
+        verdict: judge(&history),
+        faults: scene.faults.len(),
+        recovery,
+        takeover,
+        charged,
+        logs: scene.relays.iter().map(log).collect(),
+    };
     for relay in &scene.relays {
         if relay.exited().is_none() {
             relay.cont();

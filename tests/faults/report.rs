@@ -39,6 +39,9 @@ impl Line {
         if recovery.is_none_or(|seconds| seconds > scenario.recovers_within.as_secs_f64()) {
             broken.push(format!("recovery took {recovery:?} s"));
         }
+        if played.charged > 0 {
+            broken.push(format!("{} rows were blamed for what is nobody's fault", played.charged));
+        }
         Line {
             name: scenario.name,
             what: scenario.what,
@@ -57,6 +60,14 @@ impl Line {
             takeover: played.takeover.map(|time| time.as_secs_f64()),
             broken,
         }
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub fn holds(&self) -> bool {
+        self.broken.is_empty()
     }
 
     fn to_json(&self) -> Value {

@@ -12,8 +12,9 @@ use rand::rngs::StdRng;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
+use crate::clock::Clock;
 use crate::checker::{Fault, Micros, Record};
-use crate::cluster::{Cluster, REPLICAS, local};
+use crate::cluster::{Cluster, REPLICAS, SMALL_BROKER, local};
 use crate::evidence;
 use crate::pooler::Pooler;
 use crate::proxy::{Mode, Proxy};
@@ -48,6 +49,8 @@ pub struct Scene<'c> {
     /// At-most-once.
     pub once: String,
     pub relays: Vec<Relay>,
+    /// Theirs, if the scenario makes it jump.
+    pub relays_clock: Option<Clock>,
     /// One before Postgres for each relay.
     pub postgres_proxies: Vec<Proxy>,
     pub writers: Writers,
@@ -67,6 +70,7 @@ impl<'c> Scene<'c> {
     pub async fn open(cluster: &'c Cluster, scenario: &'c Scenario, seed: u64) -> Scene<'c> {
         let postgres = match scenario.server {
             Server::Shared => Arc::clone(&cluster.postgres),
+            Server::Peculiar => Arc::clone(&cluster.peculiar_postgres().await.0),
             Server::Followed { .. } => Postgres::start(Cluster::postgres_options()).await,
         };
         let database = postgres.migrated_database(scenario.name).await;
@@ -74,6 +78,9 @@ impl<'c> Scene<'c> {
         let topic = |name: &str| format!("{own}.{name}");
         let admin = pool(&postgres.server.url(&database));
         let app = pool(&postgres.server.url_as("app_login", &database));
+        if scenario.small_broker {
+            cluster.small_broker().await;
+        }
         let mut scene = Scene {
             cluster,
             scenario,
@@ -86,6 +93,7 @@ impl<'c> Scene<'c> {
             database,
             admin,
             relays: Vec::new(),
+            relays_clock: scenario.relays_have_a_clock.then(Clock::right),
             postgres_proxies: Vec::new(),
             writers: Writers::none(),
             random: StdRng::seed_from_u64(seed),
@@ -126,7 +134,15 @@ impl<'c> Scene<'c> {
     }
 
     async fn make_topic(&self, topic: &str, partitions: i32) {
-        self.cluster.kafka.create_replicated_topic(topic, partitions, REPLICAS, &CONFIGS).await;
+        let kafka = &self.cluster.kafka;
+        if self.scenario.small_broker {
+            // Each of them leads some partitions.
+            let brokers = [1, 2, SMALL_BROKER].repeat(2);
+            let assigned: Vec<&[i32]> = (0..partitions as usize).map(|number| &brokers[number % 3..][..3]).collect();
+            kafka.create_assigned_topic(topic, &assigned, &CONFIGS).await;
+        } else {
+            kafka.create_replicated_topic(topic, partitions, REPLICAS, &CONFIGS).await;
+        }
     }
 
     /// Makes topic `side`, which some scenarios delete.
@@ -162,6 +178,7 @@ impl<'c> Scene<'c> {
             .set("relay.page_rows", 500)
             .set("retry.base", "100ms")
             .set("retry.max", "1s")
+            .property("client.id", &self.database)
             .set("postgres.pooler", self.pooler.is_some())
             .topic(&self.once, "delivery = 'at_most_once'")
             .expect_errors();
@@ -175,8 +192,10 @@ impl<'c> Scene<'c> {
         for (name, value) in self.scenario.relay_settings {
             relay = relay.set(name, value);
         }
-        for (name, value) in environment {
-            relay = relay.env(*name, value);
+        let clock = self.relays_clock.as_ref().map(Clock::environment).unwrap_or_default();
+        let clock = clock.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in environment.iter().copied().chain(clock) {
+            relay = relay.env(name, value);
         }
         let relay = relay.start().await;
         // One that replaces another takes its place.
@@ -277,14 +296,14 @@ impl<'c> Scene<'c> {
         eventually(Duration::from_secs(90), "the writers get on", get_on).await;
     }
 
-    /// When relays replaced their producers, as far as their logs tell.
+    /// When relays replaced their producers, as far as their logs tell, on our clock.
     pub async fn replacements(&self) -> Vec<Micros> {
         let began = self.began_at;
         let lines = self.relays.iter().flat_map(Relay::log);
         let replaced =
             lines.filter(|line| line.message().is_some_and(|text| text.contains("producer replaced")));
         replaced
-            .filter_map(|line| line.at().duration_since(began).ok())
+            .filter_map(|line| line.read_at.duration_since(began).ok())
             .map(|at| at.as_micros() as Micros)
             .collect()
     }

@@ -58,6 +58,12 @@ pub fn all() -> Vec<Scenario> {
             "a random part of the connections to Kafka stops, one proxy after the other",
             |scene| Box::pin(swizzled(scene)),
         ),
+        Scenario {
+            charges_nobody: true,
+            ..Scenario::new("quota", "a quota holds the relays' producers back, and is lifted", |scene| {
+                Box::pin(quota(scene))
+            })
+        },
     ]
 }
 
@@ -130,6 +136,13 @@ async fn reset(scene: &mut Scene<'_>) {
         scene.cluster.line_to_kafka(Mode::Pass).await;
         hold(0.4).await;
     }
+}
+
+async fn quota(scene: &mut Scene<'_>) {
+    // Setting it takes a second and a half, so does lifting it.
+    scene.cluster.set_quota(&scene.database, Some(20_000)).await;
+    scene.more(1500).await;
+    scene.cluster.set_quota(&scene.database, None).await;
 }
 
 async fn swizzled(scene: &mut Scene<'_>) {

@@ -4,6 +4,7 @@
 //! `make soak`.
 
 mod data;
+mod host;
 mod kafka;
 mod postgres;
 mod relay;
@@ -27,6 +28,8 @@ pub enum Server {
         /// Commits wait for the standby.
         waits: bool,
     },
+    /// A second one, on a small disk, whose clock can be wrong.
+    Peculiar,
 }
 
 /// A scenario.
@@ -46,6 +49,14 @@ pub struct Scenario {
     pub pooler: bool,
     /// Topic `side` has its only replica on broker 3.
     pub lonely_side: bool,
+    /// Topics have replicas on a fourth broker, which has a small disk.
+    pub small_broker: bool,
+    /// The wall clock of the relays can be wrong.
+    pub relays_have_a_clock: bool,
+    /// By how many seconds a clock jumps.
+    pub shifts: i64,
+    /// It is nobody's fault: no attempt may be spent on a row, none may die.
+    pub charges_nobody: bool,
     /// Relays log in to Kafka as the user to whom topics can be forbidden.
     pub restricted: bool,
     pub expectation: Expectation,
@@ -67,6 +78,10 @@ impl Scenario {
             server: Server::Shared,
             pooler: false,
             lonely_side: false,
+            small_broker: false,
+            relays_have_a_clock: false,
+            shifts: 0,
+            charges_nobody: false,
             restricted: false,
             expectation: Expectation::Nothing,
             undoes: 0,
@@ -77,7 +92,7 @@ impl Scenario {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [relay::all(), kafka::all(), postgres::all(), data::all()].into_iter().flatten().collect()
+    [relay::all(), kafka::all(), postgres::all(), data::all(), host::all()].into_iter().flatten().collect()
 }
 
 /// A fault holds for so long.

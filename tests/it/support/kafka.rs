@@ -125,13 +125,17 @@ impl Kafka {
         .await;
     }
 
-    /// Creates a topic of one partition, whose only replica is on this broker.
-    pub async fn create_topic_on(&self, topic: &str, broker: i32) {
-        let replicas = [broker];
-        let partitions = [&replicas[..]];
-        let new = NewTopic::new(topic, 1, TopicReplication::Variable(&partitions));
+    /// Creates a topic whose partitions have their replicas on these brokers, the first of which leads.
+    pub async fn create_assigned_topic(&self, topic: &str, replicas: &[&[i32]], configs: &[(&str, &str)]) {
+        let new = NewTopic::new(topic, replicas.len() as i32, TopicReplication::Variable(replicas));
+        let new = configs.iter().fold(new, |new, (name, value)| new.set(name, value));
         let done = self.admin.create_topics(&[new], &requests()).await.expect("create topic");
         done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("create topic {error:?}")));
+    }
+
+    /// Creates a topic of one partition, whose only replica is on this broker.
+    pub async fn create_topic_on(&self, topic: &str, broker: i32) {
+        self.create_assigned_topic(topic, &[&[broker]], &[]).await;
     }
 
     /// A further broker of this cluster.

@@ -132,13 +132,15 @@ impl RelayBuilder {
 pub struct LogLine {
     /// As the relay wrote it.
     pub text: String,
+    /// When it arrived here, whatever the relay's own clock says.
+    pub read_at: SystemTime,
     json: Option<Value>,
 }
 
 impl LogLine {
     fn parse(text: String) -> Self {
         let json = serde_json::from_str(&text).ok();
-        Self { text, json }
+        Self { text, read_at: SystemTime::now(), json }
     }
 
     /// The constant part.
