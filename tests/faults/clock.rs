@@ -60,6 +60,7 @@ impl Clock {
 fn library() -> PathBuf {
     const NAME: &str = "faketime/libfaketimeMT.so.1";
     let below = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let found = below.chain([PathBuf::from("/usr/lib")]).map(|path| path.join(NAME)).find(|path| Path::is_file(path));
+    let found =
+        below.chain([PathBuf::from("/usr/lib")]).map(|path| path.join(NAME)).find(|path| Path::is_file(path));
     found.expect("libfaketime is not installed, without which no clock can jump; `make setup` installs it")
 }

@@ -97,10 +97,8 @@ impl Cluster {
     pub async fn small_broker(&self) -> &(Arc<PrivateKafka>, Proxy) {
         let start = async || {
             let port = free_port().expect("a free port");
-            let options = KafkaOptions {
-                disk: Some(KAFKA_DISK),
-                ..Cluster::kafka_options(SMALL_BROKER as u32, port)
-            };
+            let options =
+                KafkaOptions { disk: Some(KAFKA_DISK), ..Cluster::kafka_options(SMALL_BROKER as u32, port) };
             let broker = self.kafka.join_with(options).await;
             let upstream = local(broker.proxied_port());
             (broker, Proxy::start_on(port, upstream).await.expect("the port is free"))
@@ -151,6 +149,15 @@ impl Cluster {
     pub async fn start_broker(&self, node: usize) {
         let broker = self.broker(node);
         blocking(move || broker.start_again()).await;
+    }
+
+    /// Starts all three at once: none is ready without the others.
+    pub async fn start_all_brokers(&self) {
+        tokio::join!(self.start_broker(1), async {
+            // The controller has to be there for them.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::join!(self.start_broker(2), self.start_broker(3));
+        });
     }
 
     /// Waits until all replicas of these topics are in sync.

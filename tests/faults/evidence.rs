@@ -79,6 +79,7 @@ pub async fn gather(
         table,
         table_at,
         metrics: metrics(scene).await,
+        requeued: requeued(scene).await,
         bounds: Bounds { window_rows: WINDOW, pending_after: 60_000_000, slack: 6_000_000 },
         expectation: *expectation,
         ..History::default()
@@ -130,7 +131,8 @@ async fn takeovers(scene: &Scene<'_>, began_us: i64) -> Vec<Takeover> {
 fn on_our_clock(scene: &Scene<'_>, at: Micros) -> Micros {
     const HALF: Micros = 1_800_000_000;
     let off = scene.scenario.shifts * 1_000_000;
-    let was_off = scene.scenario.server == Server::Peculiar && off != 0 && if off > 0 { at > HALF } else { at < -HALF };
+    let was_off =
+        scene.scenario.server == Server::Peculiar && off != 0 && if off > 0 { at > HALF } else { at < -HALF };
     if was_off { at - off } else { at }
 }
 
@@ -181,9 +183,21 @@ async fn table(scene: &Scene<'_>) -> HashMap<i64, State> {
     table
 }
 
+/// Dead letters that were sent again.
+async fn requeued(scene: &Scene<'_>) -> HashSet<Uuid> {
+    if !scene.scenario.requeues {
+        return HashSet::new();
+    }
+    let sql = "select event_id from outbox.dead_letter where replay_count > 0";
+    let events: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(&scene.admin).await.expect("read the letters");
+    assert!(!events.is_empty(), "letters were to be sent again, and none was");
+    events.into_iter().collect()
+}
+
 /// Rows on which an attempt was spent, and dead letters.
 pub async fn charged(scene: &Scene<'_>) -> i64 {
-    let sql = "select (select count(distinct id) from outbox.attempt) + (select count(*) from outbox.dead_letter)";
+    let sql =
+        "select (select count(distinct id) from outbox.attempt) + (select count(*) from outbox.dead_letter)";
     sqlx::query_scalar(sql).fetch_one(&scene.admin).await.expect("read the attempts")
 }
 

@@ -19,6 +19,7 @@ mod scene;
 mod standby;
 #[path = "../it/support/mod.rs"]
 mod support;
+mod watch;
 mod writers;
 
 use std::path::Path;
@@ -72,17 +73,16 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Report {
     eprintln!("repeat this run with --seed {}", options.seed);
     let all = scenarios::all();
+    let is_named = |scenario: &Scenario| options.names.iter().any(|name| name == scenario.name);
+    let unknown = options.names.iter().find(|name| all.iter().all(|scenario| scenario.name != **name));
+    let names = || all.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+    assert!(unknown.is_none(), "there is no scenario {unknown:?}; there are {:?}", names());
     let wanted: Vec<&Scenario> = all
         .iter()
-        .filter(|s| options.names.is_empty() || options.names.iter().any(|name| name == s.name))
+        .filter(|scenario| if options.names.is_empty() { !scenario.by_hand } else { is_named(scenario) })
         .collect();
-    assert!(
-        !wanted.is_empty(),
-        "there is no such scenario; there are {:?}",
-        all.iter().map(|s| s.name).collect::<Vec<_>>()
-    );
     let cluster = Cluster::start().await;
-    let (mut report, began) = (Report::new(options.seed), Instant::now());
+    let mut report = Report::new(options.seed);
     match options.soak {
         None => {
             for (number, scenario) in wanted.iter().enumerate() {
@@ -90,15 +90,33 @@ async fn run(options: &Options) -> Report {
                     .add(play(&cluster, scenario, options.seed.wrapping_add(number as u64), MESSAGES).await);
             }
         }
-        Some(length) => {
-            let mut random = rand::rngs::StdRng::seed_from_u64(options.seed);
-            while began.elapsed() < length {
-                let scenario = wanted.choose(&mut random).expect("there is one");
-                report.add(play(&cluster, scenario, random.random(), MESSAGES_OF_A_SOAK).await);
-            }
-        }
+        Some(length) => soak(&cluster, &all, &wanted, length, options.names.is_empty(), &mut report).await,
     }
     report
+}
+
+/// Scenarios in random order. If it may be any of them, those that go on for a long time come first, with a third of it each.
+async fn soak(
+    cluster: &Cluster,
+    all: &[Scenario],
+    wanted: &[&Scenario],
+    length: Duration,
+    any: bool,
+    report: &mut Report,
+) {
+    let mut random = rand::rngs::StdRng::seed_from_u64(report.seed());
+    let began = Instant::now();
+    if any {
+        for scenario in all.iter().filter(|scenario| scenario.by_hand) {
+            let share = if scenario.watches { length / 3 } else { scenario.length.min(length / 3) };
+            let scenario = Scenario { length: share, ..*scenario };
+            report.add(play(cluster, &scenario, random.random(), MESSAGES_OF_A_SOAK).await);
+        }
+    }
+    while began.elapsed() < length {
+        let scenario = wanted.choose(&mut random).expect("there is one");
+        report.add(play(cluster, scenario, random.random(), MESSAGES_OF_A_SOAK).await);
+    }
 }
 
 async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, messages: usize) -> Line {

@@ -11,6 +11,7 @@ use crate::evidence;
 use crate::scenarios::Scenario;
 use crate::scene::{STALL, Scene};
 use crate::support::Relay;
+use crate::watch::Growth;
 use crate::writers::{Tried, Writers};
 
 /// After the heal everything arrives within this time, or it is taken for lost.
@@ -28,6 +29,7 @@ pub struct Played {
     pub takeover: Option<Duration>,
     /// Rows that were blamed for what is nobody's fault.
     pub charged: i64,
+    pub growth: Growth,
     /// What each relay logged.
     pub logs: Vec<Vec<String>>,
 }
@@ -39,18 +41,19 @@ pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize
     let from = scene.now();
     (scenario.act)(&mut scene).await;
     let to = scene.now();
-    if scenario.name != "calm" {
+    // Some note their faults themselves.
+    if scenario.name != "calm" && scene.faults.is_empty() {
         scene.faults.push(Fault::new(scenario.name, from, to).undoing(scenario.undoes));
     }
 
-    let healed = Instant::now();
+    let (healed, committed) = (Instant::now(), scene.writers.committed());
     let mut recovery = None;
     while (recovery.is_none() || scene.writers.committed() < rows) && healed.elapsed() < DRAIN {
         if recovery.is_none() && scene.lag().await.is_some_and(|lag| lag < 1.0) {
             recovery = Some(healed.elapsed());
         }
         // A relay that does not catch up with its writers has been seen by now.
-        if scene.writers.committed() > 12 * rows {
+        if scene.writers.committed() > committed + 12 * rows {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -60,6 +63,7 @@ pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize
     settle(&scene).await;
     let history = evidence::gather(&scene, tried, &scenario.expectation).await;
     let takeover = evidence::longest_takeover(&scene).await;
+    let growth = scene.watch.end(scenario.watches);
     let charged = if scenario.charges_nobody { evidence::charged(&scene).await } else { 0 };
     let log = |relay: &Relay| relay.log().into_iter().map(|line| line.text).collect();
     let played = Played {
@@ -68,6 +72,7 @@ pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize
         recovery,
         takeover,
         charged,
+        growth,
         logs: scene.relays.iter().map(log).collect(),
     };
     for relay in &scene.relays {

@@ -26,6 +26,9 @@ pub struct Line {
     lost_by_server: u64,
     recovery: Option<f64>,
     takeover: Option<f64>,
+    /// Memory and open files.
+    held: Value,
+    held_words: Option<String>,
     /// Promises that did not hold, in words.
     broken: Vec<String>,
 }
@@ -42,6 +45,7 @@ impl Line {
         if played.charged > 0 {
             broken.push(format!("{} rows were blamed for what is nobody's fault", played.charged));
         }
+        broken.extend(played.growth.broken.iter().cloned());
         Line {
             name: scenario.name,
             what: scenario.what,
@@ -58,6 +62,8 @@ impl Line {
             lost_by_server: counts.lost_by_server,
             recovery,
             takeover: played.takeover.map(|time| time.as_secs_f64()),
+            held: played.growth.json.clone(),
+            held_words: played.growth.words.clone(),
             broken,
         }
     }
@@ -76,7 +82,7 @@ impl Line {
             "lost": self.lost, "phantom": self.phantom, "reordered": self.reordered, "duplicates": self.duplicates,
             "duplicates_bound": self.bound, "at_most_once_lost": self.dropped, "removed": self.removed,
             "lost_by_server": self.lost_by_server, "recovery_seconds": self.recovery, "takeover_seconds": self.takeover,
-            "broken": self.broken,
+            "held": self.held, "broken": self.broken,
         })
     }
 }
@@ -111,6 +117,10 @@ impl Report {
         Report { seed, lines: Vec::new() }
     }
 
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     pub fn add(&mut self, line: Line) {
         self.lines.push(line);
     }
@@ -131,6 +141,9 @@ impl Report {
                 "| {} | {} | {} | {} | {} | {} ({}) | {recovery} |",
                 line.what, line.rows, line.faults, line.lost, line.reordered, line.duplicates, line.bound
             );
+        }
+        for (line, words) in self.lines.iter().filter_map(|line| Some((line, line.held_words.as_ref()?))) {
+            println!("\n{}: {words}", line.name);
         }
         let broken: Vec<&Line> = self.lines.iter().filter(|line| !line.broken.is_empty()).collect();
         let rows: u64 = self.lines.iter().map(|line| line.rows).sum();

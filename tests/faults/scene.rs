@@ -12,8 +12,8 @@ use rand::rngs::StdRng;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::clock::Clock;
 use crate::checker::{Fault, Micros, Record};
+use crate::clock::Clock;
 use crate::cluster::{Cluster, REPLICAS, SMALL_BROKER, local};
 use crate::evidence;
 use crate::pooler::Pooler;
@@ -21,6 +21,7 @@ use crate::proxy::{Mode, Proxy};
 use crate::scenarios::{Scenario, Server};
 use crate::standby::Standby;
 use crate::support::{DEADLINE, Postgres, Relay, RelayBuilder, blocking, eventually, wait_for};
+use crate::watch::Watch;
 use crate::writers::{TABLES, Writers};
 
 pub const LEASE: Duration = Duration::from_secs(2);
@@ -54,6 +55,9 @@ pub struct Scene<'c> {
     /// One before Postgres for each relay.
     pub postgres_proxies: Vec<Proxy>,
     pub writers: Writers,
+    pub watch: Watch,
+    /// How long a scenario goes on that can take any time.
+    pub length: Duration,
     pub random: StdRng,
     pub began: Instant,
     /// The same moment, as brokers name it.
@@ -96,6 +100,8 @@ impl<'c> Scene<'c> {
             relays_clock: scenario.relays_have_a_clock.then(Clock::right),
             postgres_proxies: Vec::new(),
             writers: Writers::none(),
+            watch: Watch::start(),
+            length: scenario.length,
             random: StdRng::seed_from_u64(seed),
             began: Instant::now(),
             began_at: SystemTime::now(),
@@ -138,7 +144,8 @@ impl<'c> Scene<'c> {
         if self.scenario.small_broker {
             // Each of them leads some partitions.
             let brokers = [1, 2, SMALL_BROKER].repeat(2);
-            let assigned: Vec<&[i32]> = (0..partitions as usize).map(|number| &brokers[number % 3..][..3]).collect();
+            let assigned: Vec<&[i32]> =
+                (0..partitions as usize).map(|number| &brokers[number % 3..][..3]).collect();
             kafka.create_assigned_topic(topic, &assigned, &CONFIGS).await;
         } else {
             kafka.create_replicated_topic(topic, partitions, REPLICAS, &CONFIGS).await;
@@ -198,6 +205,7 @@ impl<'c> Scene<'c> {
             relay = relay.env(name, value);
         }
         let relay = relay.start().await;
+        self.watch.add(relay.pid());
         // One that replaces another takes its place.
         if proxy < self.relays.len() {
             self.relays[proxy] = relay;

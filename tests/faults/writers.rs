@@ -20,6 +20,8 @@ use uuid::Uuid;
 use crate::support::Record;
 
 const WRITERS: u64 = 4;
+/// From one transaction of a writer to its next, unless it is told otherwise.
+pub const PAUSE: Duration = Duration::from_millis(6);
 const KEYS: u32 = 40;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /// A writer that gets nothing done for so long has found a fault of the harness.
@@ -68,6 +70,8 @@ struct Shared {
     burst: AtomicBool,
     /// One row in four has so many bytes; none: 0.
     large: AtomicUsize,
+    /// Milliseconds from one transaction of a writer to its next.
+    pause: AtomicUsize,
 }
 
 impl Writers {
@@ -82,6 +86,7 @@ impl Writers {
             committed: AtomicUsize::new(0),
             burst: AtomicBool::new(false),
             large: AtomicUsize::new(0),
+            pause: AtomicUsize::new(PAUSE.as_millis() as usize),
         });
         let (stop, mut writing) = (CancellationToken::new(), JoinSet::new());
         for number in 0..WRITERS {
@@ -109,6 +114,7 @@ impl Writers {
             committed: AtomicUsize::new(0),
             burst: AtomicBool::new(false),
             large: AtomicUsize::new(0),
+            pause: AtomicUsize::new(PAUSE.as_millis() as usize),
         };
         Writers { stop: CancellationToken::new(), writing: JoinSet::new(), shared: Arc::new(shared) }
     }
@@ -139,6 +145,11 @@ impl Writers {
         self.shared.large.store(bytes, Ordering::Relaxed);
     }
 
+    /// From one transaction of a writer to its next it is so long from now on.
+    pub fn every(&self, pause: Duration) {
+        self.shared.pause.store(pause.as_millis() as usize, Ordering::Relaxed);
+    }
+
     pub fn burst(&self, on: bool) {
         self.shared.burst.store(on, Ordering::Relaxed);
     }
@@ -163,12 +174,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 async fn write(shared: Arc<Shared>, mut random: StdRng, stop: CancellationToken) {
-    let mut turns = tokio::time::interval(Duration::from_millis(6));
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut worked = Instant::now();
+    let (mut turn, mut worked) = (Instant::now(), Instant::now());
     while !stop.is_cancelled() {
         if !shared.burst.load(Ordering::Relaxed) {
-            turns.tick().await;
+            let pause = Duration::from_millis(shared.pause.load(Ordering::Relaxed) as u64);
+            turn = (turn + pause).max(Instant::now());
+            tokio::select! {
+                () = tokio::time::sleep_until(turn.into()) => {}
+                () = stop.cancelled() => break,
+            }
         }
         match transact(&shared, &mut random).await {
             Ok(()) => worked = Instant::now(),

@@ -96,11 +96,7 @@ async fn all_down(scene: &mut Scene<'_>) {
         scene.cluster.kill_broker(node).await;
     }
     hold(2.0).await;
-    tokio::join!(scene.cluster.start_broker(1), async {
-        // The controller has to be there for them.
-        hold(1.0).await;
-        tokio::join!(scene.cluster.start_broker(2), scene.cluster.start_broker(3));
-    });
+    scene.cluster.start_all_brokers().await;
     scene.cluster.in_sync(&[&scene.main, &scene.side, &scene.once]).await;
 }
 

@@ -3,6 +3,7 @@
 //! A scenario must not look at what came of it; that is the checker's. Each is played once by `make faults` and in random order by
 //! `make soak`.
 
+mod combined;
 mod data;
 mod host;
 mod kafka;
@@ -33,6 +34,7 @@ pub enum Server {
 }
 
 /// A scenario.
+#[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
     /// For the table in README.
@@ -57,6 +59,14 @@ pub struct Scenario {
     pub shifts: i64,
     /// It is nobody's fault: no attempt may be spent on a row, none may die.
     pub charges_nobody: bool,
+    /// Dead letters are sent again: these have left their key's order.
+    pub requeues: bool,
+    /// How long it goes on, if it can take any time.
+    pub length: Duration,
+    /// Memory and open files of its relays are compared.
+    pub watches: bool,
+    /// Played when it is named, and in a soak.
+    pub by_hand: bool,
     /// Relays log in to Kafka as the user to whom topics can be forbidden.
     pub restricted: bool,
     pub expectation: Expectation,
@@ -82,6 +92,10 @@ impl Scenario {
             relays_have_a_clock: false,
             shifts: 0,
             charges_nobody: false,
+            requeues: false,
+            length: Duration::ZERO,
+            watches: false,
+            by_hand: false,
             restricted: false,
             expectation: Expectation::Nothing,
             undoes: 0,
@@ -92,7 +106,10 @@ impl Scenario {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [relay::all(), kafka::all(), postgres::all(), data::all(), host::all()].into_iter().flatten().collect()
+    [relay::all(), kafka::all(), postgres::all(), data::all(), host::all(), combined::all()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A fault holds for so long.

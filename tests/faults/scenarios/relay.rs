@@ -3,6 +3,9 @@
 use super::{Scenario, hold};
 use crate::scene::{LEASE, Scene};
 
+/// Of the first relay only.
+const LOW_LIMIT: (&str, &str) = ("OUTBOX_RELAY__RELAY__MAX_ROW_BYTES", "1024");
+
 pub fn all() -> Vec<Scenario> {
     let mut all = vec![
         Scenario::new("calm", "nothing", |_| Box::pin(async {})),
@@ -52,6 +55,24 @@ pub fn all() -> Vec<Scenario> {
             Box::pin(crashes_among_late_rows(scene))
         })
     });
+    let requeues = |name, what, first_relay| Scenario {
+        first_relay,
+        relay_settings: &[("retry.attempts", "1"), ("retry.dead_per_minute", "100000")],
+        requeues: true,
+        ..Scenario::new(name, what, |scene| Box::pin(crashes_while_letters_are_requeued(scene)))
+    };
+    all.extend([
+        requeues(
+            "crash_before_requeue",
+            "… a page of dead letters is chosen to be sent again",
+            &[("OUTBOX_RELAY_CRASH_AT", "before_requeue"), LOW_LIMIT],
+        ),
+        requeues(
+            "crash_after_requeue",
+            "… a page of dead letters goes out again",
+            &[("OUTBOX_RELAY_CRASH_AT", "after_requeue"), LOW_LIMIT],
+        ),
+    ]);
     all
 }
 
@@ -111,4 +132,15 @@ async fn crashes_among_late_rows(scene: &mut Scene<'_>) {
     scene.more(500).await;
     late.commit().await;
     crashes(scene).await;
+}
+
+/// The leader has a low limit, above which rows die. It crashes while they are sent again; the next one takes them.
+async fn crashes_while_letters_are_requeued(scene: &mut Scene<'_>) {
+    scene.writers.large(2000);
+    scene.until("select count(*) >= 150 from outbox.dead_letter").await;
+    scene.writers.large(0);
+    let filter = format!("{{\"topic\": \"{}\"}}", scene.main);
+    scene.execute(&format!("select outbox.requeue('{filter}', 'the limit is raised')")).await;
+    crashes(scene).await;
+    scene.until("select bool_and(state = 'done') from outbox.request").await;
 }
