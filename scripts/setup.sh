@@ -36,8 +36,6 @@ has_postgres() {
 # Debian puts it where only root's PATH leads.
 has_pgbouncer() { has pgbouncer || [[ -x /usr/sbin/pgbouncer ]]; }
 
-has_faketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || [[ -e /usr/lib/faketime/libfaketimeMT.so.1 ]]; }
-
 has_compose() { docker compose version >/dev/null 2>&1 || has docker-compose; }
 
 look() {
@@ -49,7 +47,6 @@ look() {
     has setpriv || want util-linux 'setpriv, to run private servers without rights and end them with us'
     has_postgres || want postgresql 'the Postgres server that demo and tests start privately'
     has_pgbouncer || want pgbouncer 'the connection pooler that the tests start privately'
-    has_faketime || want faketime 'gives the tests a clock that jumps'
     { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'
     has mvn || want maven 'fetches Apache Kafka'
     [[ ${1:-} != compose ]] || has_compose || want docker-compose 'checks docker-compose.yml, without an engine'

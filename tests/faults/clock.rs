@@ -1,14 +1,17 @@
-//! A wall clock that jumps in mid-run, for processes that were started under libfaketime. Their monotonic clock is left alone, as
-//! a jump leaves it alone on a real host.
+//! A wall clock that jumps in mid-run, for processes that were started with `clock.c` preloaded.
+//!
+//! libfaketime would not do: librdkafka waits for times of day through a function that it leaves alone, so that waits and readings
+//! would be of two clocks, which no jump of a real one brings about.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// libfaketime looks at its file once in a second.
-const LOOKS: Duration = Duration::from_millis(1200);
+/// Longer than anybody takes to see it.
+const LOOKS: Duration = Duration::from_millis(300);
 
 /// A clock that belongs to one or more processes.
 pub struct Clock {
@@ -23,25 +26,33 @@ impl Clock {
         let everyone = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(directory.path(), everyone).expect("the directory is ours");
         let clock = Clock { directory };
+        clock.compile();
         clock.write(0);
         clock
     }
 
     /// What a process that shall have this clock is started with.
     pub fn environment(&self) -> Vec<(String, String)> {
-        let variables = [
-            ("LD_PRELOAD", library().display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file().display().to_string()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
-        ];
-        variables.map(|(name, value)| (name.to_owned(), value)).to_vec()
+        let variables = [("LD_PRELOAD", self.library()), ("OUTBOX_RELAY_CLOCK_OFFSET", self.file())];
+        variables.map(|(name, path)| (name.to_owned(), path.display().to_string())).to_vec()
     }
 
     /// The clock is wrong by so many seconds from now on; returns when everybody has seen it.
     pub async fn is_off_by(&self, seconds: i64) {
         self.write(seconds);
         tokio::time::sleep(LOOKS).await;
+    }
+
+    fn compile(&self) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/clock.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]);
+        let output = cc.arg(self.library()).arg(source).arg("-ldl").output().expect("cc; `make setup` installs it");
+        assert!(output.status.success(), "cc clock.c: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn library(&self) -> PathBuf {
+        self.directory.path().join("clock.so")
     }
 
     fn file(&self) -> PathBuf {
@@ -54,13 +65,4 @@ impl Clock {
         std::fs::write(&new, format!("{seconds:+}\n")).expect("the directory is ours");
         std::fs::rename(&new, self.file()).expect("the directory is ours");
     }
-}
-
-/// Debian and Ubuntu have a directory for each architecture.
-fn library() -> PathBuf {
-    const NAME: &str = "faketime/libfaketimeMT.so.1";
-    let below = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let found =
-        below.chain([PathBuf::from("/usr/lib")]).map(|path| path.join(NAME)).find(|path| Path::is_file(path));
-    found.expect("libfaketime is not installed, without which no clock can jump; `make setup` installs it")
 }

@@ -57,7 +57,7 @@ pub fn all() -> Vec<Scenario> {
     });
     let requeues = |name, what, first_relay| Scenario {
         first_relay,
-        relay_settings: &[("retry.attempts", "1"), ("retry.dead_per_minute", "100000")],
+        relay_settings: &[("retry.attempts", "2"), ("retry.dead_per_minute", "100000")],
         requeues: true,
         ..Scenario::new(name, what, |scene| Box::pin(crashes_while_letters_are_requeued(scene)))
     };
@@ -137,7 +137,7 @@ async fn crashes_among_late_rows(scene: &mut Scene<'_>) {
 /// The leader has a low limit, above which rows die. It crashes while they are sent again; the next one takes them.
 async fn crashes_while_letters_are_requeued(scene: &mut Scene<'_>) {
     scene.writers.large(2000);
-    scene.until("select count(*) >= 150 from outbox.dead_letter").await;
+    scene.until("select count(*) >= 100 from outbox.dead_letter").await;
     scene.writers.large(0);
     let filter = format!("{{\"topic\": \"{}\"}}", scene.main);
     scene.execute(&format!("select outbox.requeue('{filter}', 'the limit is raised')")).await;
