@@ -170,11 +170,10 @@ impl PrivatePostgres {
     /// Starts the postmaster on `self.port` and waits until it accepts connections.
     fn launch(&self) -> Result<Process, ServerError> {
         // SIGQUIT is Postgres' order to end at once: the postmaster takes its children along.
-        // Variables are for Postgres alone: some would leave traces of root's in whoever drops its rights.
-        let mut postgres = BoundCommand::new("env", "QUIT", self.user);
-        let command = postgres.command().current_dir(self.directory.path());
-        command.args(self.options.environment.iter().map(|(name, value)| format!("{name}={value}")));
-        command.arg(self.binaries.join("postgres")).arg("-D").arg(self.data_directory());
+        let mut postgres = BoundCommand::new(self.binaries.join("postgres"), "QUIT", self.user);
+        let command =
+            postgres.command().arg("-D").arg(self.data_directory()).current_dir(self.directory.path());
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         for (name, value) in self.settings() {
             command.arg("-c").arg(format!("{name}={value}"));
         }

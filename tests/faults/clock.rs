@@ -47,7 +47,8 @@ impl Clock {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/clock.c");
         let mut cc = Command::new("cc");
         cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]);
-        let output = cc.arg(self.library()).arg(source).arg("-ldl").output().expect("cc; `make setup` installs it");
+        let output =
+            cc.arg(self.library()).arg(source).arg("-ldl").output().expect("cc; `make setup` installs it");
         assert!(output.status.success(), "cc clock.c: {}", String::from_utf8_lossy(&output.stderr));
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use outbox_relay::servers::{KafkaOptions, free_port};
 
 use crate::proxy::{Mode, Proxy};
+use outbox_relay::crash_point;
 use outbox_relay::position::Position;
 use outbox_relay::store::settle::{Outcome, Rare, Settlement};
 use uuid::Uuid;
@@ -199,6 +200,25 @@ async fn a_topic_whose_rows_die_too_fast_stands_still_instead_of_being_emptied()
     assert_complete(&env.expect_records(&well, 300).await, 3, 100);
     assert_eq!(env.one::<i64>("select count(*) from outbox.dead_letter").await, 5);
     assert_eq!(env.one::<i64>("select count(*) from outbox.deferred where due_at = 'infinity'").await, 45);
+}
+
+/// The next leader may find it fit: its limit is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_may_not_be_tried_again_holds_its_key_until_its_death_is_written() {
+    let env = Env::new().await;
+    let topic = env.create_topic("at_once", 1, &[]).await;
+    let line = |version: i64| {
+        let bytes = if version == 1 { 5000 } else { 100 };
+        Line::new(&topic, "k", version).of_bytes(bytes)
+    };
+    write(&env, &(0..4).map(line).collect::<Vec<_>>()).await;
+    let dying = impatient(&env).await.set("retry.attempts", 1).set("relay.max_row_bytes", 1024);
+    let dying = dying.env("OUTBOX_RELAY_CRASH_AT", crash_point::AFTER_CONFIRM).start().await;
+    dying.wait_for_exit(DEADLINE).await;
+    assert_eq!(env.one::<i64>("select count(*) from outbox.dead_letter").await, 0, "nothing was written");
+    let _next = impatient(&env).await.start().await;
+    env.eventually_true("select bool_and(state = 'published') from outbox.status").await;
+    assert_complete(&env.read_topic(&topic).await, 1, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

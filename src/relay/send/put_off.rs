@@ -58,11 +58,19 @@ impl Sender<'_> {
     /// The row itself is at fault, for certain: it is tried again later, or it is dead.
     pub(super) fn put_off_unfit(&mut self, at: usize, index: usize, failure: Failure, text: String) {
         let row = &self.window[at].rows[index];
-        let (id, topic) = (row.id, Arc::clone(&row.topic));
+        let (id, topic, has_key) = (row.id, Arc::clone(&row.topic), row.key.is_some());
         let refusal = Refusal { failure, class: failure.class(), text };
+        let known = self.topics.get(&topic);
+        let has_order = has_key && known.blocks();
+        let verdict = verdict::own_fault(failure, History::default(), limits(known));
+        if has_order && matches!(verdict, Verdict::Dead(_)) {
+            // Were it dead now, later rows of its key would go before that is written: should we end between the two, and the next
+            // leader find the row fit, the key would be out of order. So it holds its key, and dies where all deferred rows do.
+            self.put_off(at, index, Reason::Retry, Some(0), Some(suspect()), false);
+            return;
+        }
         self.note_attempt(at, id, &refusal);
-        let limits = limits(self.topics.get(&topic));
-        match verdict::own_fault(failure, History::default(), limits) {
+        match verdict {
             Verdict::Dead(reason) if self.may_die(&topic) => {
                 let death = self.death(id, &topic, reason, &refusal.text, 1);
                 self.window[at].set(index, Fate::Dead(Box::new(death)));
