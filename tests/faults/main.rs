@@ -135,7 +135,11 @@ async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, messages: usize
 fn keep(name: &str, line: &Line, played: &Played) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults").join(name);
     let kept = std::fs::create_dir_all(&directory).and_then(|()| {
-        let findings = format!("{line}\nseed {}\n{}", line.seed(), played.verdict);
+        let mut findings = format!("{line}\nseed {}\n{}", line.seed(), played.verdict);
+        for interval in &played.verdict.intervals {
+            let (from, to) = (interval.from as f64 / 1e6, interval.to as f64 / 1e6);
+            findings.push_str(&format!("broken from {from:.3} s to {to:.3} s: {}\n", interval.faults));
+        }
         std::fs::write(directory.join("findings.txt"), findings)?;
         for (number, log) in played.logs.iter().enumerate() {
             std::fs::write(directory.join(format!("relay_{number}.log")), log.join("\n"))?;

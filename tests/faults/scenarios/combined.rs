@@ -15,13 +15,10 @@ use crate::scene::Scene;
 /// Rows that may be marked in a second.
 const A_SECOND: u64 = 3000;
 
-/// Unless a soak has more time.
-const LONG_RUN: Duration = Duration::from_secs(300);
-
-/// `OUTBOX_RELAY_FAULTS_OUTAGE`, else twenty minutes.
-fn outage() -> Duration {
-    let given = std::env::var("OUTBOX_RELAY_FAULTS_OUTAGE").unwrap_or_else(|_| "20m".to_owned());
-    humantime::parse_duration(&given).expect("OUTBOX_RELAY_FAULTS_OUTAGE is a duration such as 20m")
+/// As the environment says; in a soak a third of it at most.
+fn duration(name: &str, otherwise: &str) -> Duration {
+    let given = std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+    humantime::parse_duration(&given).unwrap_or_else(|_| panic!("{name} is a duration such as {otherwise}"))
 }
 
 pub fn all() -> Vec<Scenario> {
@@ -32,7 +29,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             by_hand: true,
             watches: true,
-            length: LONG_RUN,
+            length: duration("OUTBOX_RELAY_FAULTS_LONG_RUN", "5m"),
             ..Scenario::new(
                 "long_run",
                 "the same relays live through random faults, one or two every 15 s",
@@ -41,7 +38,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             by_hand: true,
-            length: outage(),
+            length: duration("OUTBOX_RELAY_FAULTS_OUTAGE", "20m"),
             charges_nobody: true,
             ..Scenario::new("outage_of_minutes", "all brokers are down for minutes", |scene| {
                 Box::pin(outage_of_minutes(scene))
