@@ -2,6 +2,7 @@
 //!
 //! A process that is killed cannot clean up after itself. So a small shell waits at the other end of a pipe until we
 //! let go of it, by dropping the directory or by dying, and removes the directory then. It removes nothing else.
+//! A disk of the server's own, mounted inside of the directory, goes with it.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use super::process::User;
 const REMOVER: &str = r#"
 trap '' HUP INT TERM
 read -r line
+if [ -d "$1/data" ]; then umount -l -- "$1/data" 2>/dev/null; fi
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     rm -rf -- "$1" 2>/dev/null && exit 0
     sleep 0.2
@@ -43,6 +45,24 @@ impl ServerDirectory {
         remover.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let remover = remover.spawn().map_err(ServerError::system("start sh"))?;
         Ok(Self { path: made.keep(), remover })
+    }
+
+    /// Mounts an empty disk of so many bytes as `data`; it belongs to `owner` if one is given.
+    pub(super) fn mount_disk(&self, bytes: u64, owner: Option<User>) -> Result<(), ServerError> {
+        let data = self.path.join("data");
+        std::fs::create_dir(&data)
+            .map_err(ServerError::system(format!("create the directory {}", data.display())))?;
+        let owner = owner.map(|User { uid, gid }| format!(",uid={uid},gid={gid}")).unwrap_or_default();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=0700{owner}"), "tmpfs"]).arg(&data);
+        let output = mount.output().map_err(ServerError::system("start mount"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let trouble =
+            "could not mount a small tmpfs, which takes root and a system that lets it mount".into();
+        let log = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(ServerError::Refused { server: "mount", trouble, log })
     }
 
     pub(super) fn path(&self) -> &Path {

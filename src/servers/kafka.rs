@@ -46,6 +46,8 @@ pub struct KafkaOptions {
     pub node: u32,
     /// The port of the controller, for a broker that joins a cluster; see [`PrivateKafka::controller`].
     pub joins: Option<u16>,
+    /// The records lie on a disk of their own of so many bytes, which can be full. Takes root.
+    pub disk: Option<u64>,
 }
 
 impl KafkaOptions {
@@ -63,6 +65,7 @@ impl KafkaOptions {
             cluster_id: None,
             node: 1,
             joins: None,
+            disk: None,
         }
     }
 }
@@ -102,6 +105,9 @@ impl PrivateKafka {
         let ports = Ports::default();
         let mut server = Self { process: Mutex::new(None), ports, java, options, directory };
         server.write("log4j2.properties", LOGGING)?;
+        if let Some(bytes) = server.options.disk {
+            server.directory.mount_disk(bytes, None)?;
+        }
         let mut is_formatted = false;
         server.process = on_free_ports(|| {
             server.choose_ports()?;
@@ -149,6 +155,16 @@ impl PrivateKafka {
         self.directory.path().join("kafka.log")
     }
 
+    /// Where the records are.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Whether the broker has ended, by itself or because it was told to.
+    pub fn has_ended(&self) -> bool {
+        self.running().as_ref().is_none_or(|process| process.exited().is_some())
+    }
+
     /// Stops the broker as an operator does.
     pub fn stop(&self) -> Result<(), ServerError> {
         let Some(process) = self.running().take() else { return Ok(()) };
@@ -178,10 +194,10 @@ impl PrivateKafka {
         self.running().as_ref().is_some_and(|process| process.signal(Signal::CONT))
     }
 
-    /// Starts a stopped or killed broker again, with the same ports and data.
+    /// Starts a broker again that was stopped or killed, or has ended by itself, with the same ports and data.
     pub fn start_again(&self) -> Result<(), ServerError> {
         let mut running = self.running();
-        if running.is_none() {
+        if running.as_ref().is_none_or(|process| process.exited().is_some()) {
             *running = Some(self.launch()?);
         }
         Ok(())
@@ -319,7 +335,7 @@ impl PrivateKafka {
             ("listener.security.protocol.map", protocols.into()),
             ("controller.listener.names", "CONTROLLER".into()),
             ("inter.broker.listener.name", "PLAINTEXT".into()),
-            ("log.dirs", self.directory.path().join("data").display().to_string()),
+            ("log.dirs", self.data_directory().display().to_string()),
             // A misspelt topic must be missing, not made.
             ("auto.create.topics.enable", "false".into()),
             ("num.partitions", "1".into()),

@@ -40,10 +40,21 @@ pub struct PrivatePooler {
     // Declared before the directory: the server is gone before its files are.
     process: Mutex<Option<Process>>,
     port: u16,
+    /// Where the databases are: the port of the options, until [`Self::turn_to`] says another one.
+    target: Mutex<Target>,
     binary: PathBuf,
     user: Option<User>,
     options: PoolerOptions,
     directory: ServerDirectory,
+}
+
+/// Where databases are found.
+#[derive(Debug, Clone)]
+struct Target {
+    /// Of Postgres, on 127.0.0.1.
+    port: u16,
+    /// Databases that are named: one that was in use under `*` keeps its old place.
+    named: Vec<String>,
 }
 
 impl PrivatePooler {
@@ -53,7 +64,9 @@ impl PrivatePooler {
         // PgBouncer refuses to run as root.
         let user = User::instead_of_root(&["postgres", "nobody"]);
         let directory = ServerDirectory::create("pgbouncer", user)?;
-        let mut server = Self { process: Mutex::new(None), port: 0, binary, user, options, directory };
+        let target = Mutex::new(Target { port: options.postgres, named: Vec::new() });
+        let mut server =
+            Self { process: Mutex::new(None), port: 0, target, binary, user, options, directory };
         server.process = on_free_ports(|| {
             server.port = free_port().map_err(ServerError::system("find a free port"))?;
             server.launch()
@@ -92,6 +105,14 @@ impl PrivatePooler {
         Ok(())
     }
 
+    /// These databases are on another port of 127.0.0.1 from now on. The file is written: whoever uses the pooler says `reload` and
+    /// `reconnect` on its console. Connections with clients stay.
+    pub fn turn_to(&self, postgres: u16, databases: &[&str]) -> Result<(), ServerError> {
+        let named = databases.iter().map(ToString::to_string).collect();
+        *self.target() = Target { port: postgres, named };
+        self.write("pgbouncer.ini", &self.configuration())
+    }
+
     fn launch(&self) -> Result<Process, ServerError> {
         self.write("logins.txt", &self.logins())?;
         self.write("pgbouncer.ini", &self.configuration())?;
@@ -106,7 +127,8 @@ impl PrivatePooler {
     }
 
     fn configuration(&self) -> String {
-        let PoolerOptions { postgres, pool_size, logins, settings } = &self.options;
+        let PoolerOptions { postgres: _, pool_size, logins, settings } = &self.options;
+        let Target { port, named } = self.target().clone();
         let ours = [
             ("listen_addr", "127.0.0.1".to_owned()),
             ("listen_port", self.port.to_string()),
@@ -123,13 +145,19 @@ impl PrivatePooler {
         let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), value));
         let lines: String =
             ours.chain(settings.iter().cloned()).map(|(name, value)| format!("{name} = {value}\n")).collect();
-        format!("[databases]\n* = host=127.0.0.1 port={postgres}\n[pgbouncer]\n{lines}")
+        let named = named.iter().map(String::as_str).chain(["*"]);
+        let databases: String = named.map(|name| format!("{name} = host=127.0.0.1 port={port}\n")).collect();
+        format!("[databases]\n{databases}[pgbouncer]\n{lines}")
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), ServerError> {
         let path = self.directory.path().join(name);
         let wrote = std::fs::write(&path, text);
         wrote.map_err(ServerError::system(format!("write {}", path.display())))
+    }
+
+    fn target(&self) -> MutexGuard<'_, Target> {
+        self.target.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Process>> {

@@ -28,11 +28,16 @@ pub struct PostgresOptions {
     pub max_connections: u32,
     /// Further settings, as after `-c`; they win over ours.
     pub settings: Vec<(String, String)>,
+    /// The data lie on a disk of their own of so many bytes, which can be full. Takes root.
+    pub disk: Option<u64>,
+    /// Variables of the server's environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { fsync: false, max_connections: 300, settings: Vec::new() }
+        let (settings, environment) = (Vec::new(), Vec::new());
+        Self { fsync: false, max_connections: 300, settings, disk: None, environment }
     }
 }
 
@@ -56,6 +61,9 @@ impl PrivatePostgres {
         let user = User::instead_of_root(&["postgres", "nobody"]);
         let directory = ServerDirectory::create("postgres", user)?;
         let mut server = Self { process: Mutex::new(None), port: 0, binaries, user, options, directory };
+        if let Some(bytes) = server.options.disk {
+            server.directory.mount_disk(bytes, user)?;
+        }
         server.initialize()?;
         server.process = on_free_ports(|| {
             server.port = free_port().map_err(ServerError::system("find a free port"))?;
@@ -137,10 +145,10 @@ impl PrivatePostgres {
         self.stop(Signal::QUIT)
     }
 
-    /// Starts a stopped server again, with the same port and data.
+    /// Starts a server again that was stopped or has ended by itself, with the same port and data.
     pub fn start_again(&self) -> Result<(), ServerError> {
         let mut running = self.running();
-        if running.is_none() {
+        if running.as_ref().is_none_or(|process| process.exited().is_some()) {
             *running = Some(self.launch()?);
         }
         Ok(())
@@ -164,6 +172,7 @@ impl PrivatePostgres {
         let mut postgres = BoundCommand::new(self.binaries.join("postgres"), "QUIT", self.user);
         let command =
             postgres.command().arg("-D").arg(self.data_directory()).current_dir(self.directory.path());
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         for (name, value) in self.settings() {
             command.arg("-c").arg(format!("{name}={value}"));
         }

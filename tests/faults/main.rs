@@ -8,6 +8,8 @@
 mod checker;
 mod cluster;
 mod evidence;
+mod play;
+mod pooler;
 mod proxy;
 mod report;
 mod scenarios;
@@ -97,7 +99,7 @@ async fn run(options: &Options) -> Report {
 
 async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, messages: usize) -> Line {
     let began = Instant::now();
-    let played = scene::play(cluster, scenario, seed, messages).await;
+    let played = play::play(cluster, scenario, seed, messages).await;
     let line = Line::of(scenario, seed, &played);
     eprintln!("{line} {:.1} s", began.elapsed().as_secs_f64());
     if !played.verdict.is_clean() {

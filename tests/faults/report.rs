@@ -5,8 +5,9 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::checker::Kind;
+use crate::play::Played;
 use crate::scenarios::Scenario;
-use crate::scene::{LEASE, Played};
+use crate::scene::LEASE;
 
 /// A row of the table.
 pub struct Line {

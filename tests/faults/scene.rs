@@ -1,9 +1,7 @@
 //! One scenario's surroundings: a database and topics of its own on the shared servers, relays, writers, and what happened when.
 //!
-//! Owns the order of a scenario: write, break, heal, drain, read everything back. What is broken is `scenarios`' business, what it
-//! is worth the checker's.
+//! The order of a scenario is `play`'s, what is broken `scenarios`' business, what it is worth the checker's.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,16 +11,16 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
-use uuid::Uuid;
 
-use crate::checker::{Fault, Micros, Record, Verdict, judge};
+use crate::checker::{Fault, Micros, Record};
 use crate::cluster::{Cluster, REPLICAS, local};
 use crate::evidence;
+use crate::pooler::Pooler;
 use crate::proxy::{Mode, Proxy};
-use crate::scenarios::Scenario;
+use crate::scenarios::{Scenario, Server};
 use crate::standby::Standby;
 use crate::support::{DEADLINE, Postgres, Relay, RelayBuilder, blocking, eventually, wait_for};
-use crate::writers::{TABLES, Tried, Writers};
+use crate::writers::{TABLES, Writers};
 
 pub const LEASE: Duration = Duration::from_secs(2);
 pub const STALL: Duration = Duration::from_secs(3);
@@ -31,18 +29,15 @@ pub const WINDOW: u64 = 2000;
 /// The brokers' time of a record tells whether a copy belongs to a fault.
 const CONFIGS: [(&str, &str); 2] =
     [("min.insync.replicas", "2"), ("message.timestamp.type", "LogAppendTime")];
-/// After the heal everything arrives within this time, or it is taken for lost.
-const DRAIN: Duration = Duration::from_secs(60);
-/// … and something of it moves within this one.
-const STANDSTILL: Duration = Duration::from_secs(15);
-
 /// A scenario that is being played.
 pub struct Scene<'c> {
     pub cluster: &'c Cluster,
-    scenario: &'c Scenario,
+    pub scenario: &'c Scenario,
     /// That of the cluster, or its own.
     pub postgres: Arc<Postgres>,
     pub(crate) standby: Option<Standby>,
+    /// Between the relays' proxies and Postgres.
+    pub(crate) pooler: Option<Pooler>,
     pub database: String,
     /// The database past every proxy.
     pub admin: PgPool,
@@ -67,22 +62,12 @@ pub struct Scene<'c> {
     pub counters_lost: bool,
 }
 
-/// What came of a scenario.
-pub struct Played {
-    pub verdict: Verdict,
-    pub faults: usize,
-    /// From the heal until the oldest row that waits is younger than a second.
-    pub recovery: Option<Duration>,
-    /// The longest time between two leaders.
-    pub takeover: Option<Duration>,
-}
-
 impl<'c> Scene<'c> {
     /// Makes everything and waits until a relay leads.
     pub async fn open(cluster: &'c Cluster, scenario: &'c Scenario, seed: u64) -> Scene<'c> {
-        let postgres = match scenario.standby {
-            None => Arc::clone(&cluster.postgres),
-            Some(_) => Postgres::start(Cluster::postgres_options()).await,
+        let postgres = match scenario.server {
+            Server::Shared => Arc::clone(&cluster.postgres),
+            Server::Followed { .. } => Postgres::start(Cluster::postgres_options()).await,
         };
         let database = postgres.migrated_database(scenario.name).await;
         let own = database.replace('_', "-");
@@ -97,6 +82,7 @@ impl<'c> Scene<'c> {
             once: topic("once"),
             postgres,
             standby: None,
+            pooler: None,
             database,
             admin,
             relays: Vec::new(),
@@ -112,8 +98,11 @@ impl<'c> Scene<'c> {
         scene.make_topic(&scene.main, 6).await;
         scene.make_topic(&scene.once, 2).await;
         scene.make_side().await;
-        if let Some(waits) = scenario.standby {
+        if let Server::Followed { waits } = scenario.server {
             scene.follow(waits).await;
+        }
+        if scenario.pooler {
+            scene.pool_connections().await;
         }
         let topics = scene.topics();
         let topics: Vec<(&str, u32)> =
@@ -152,7 +141,7 @@ impl<'c> Scene<'c> {
 
     /// A relay with a proxy of its own before Postgres.
     pub async fn add_relay(&mut self, environment: &[(&str, &str)]) -> usize {
-        let port = self.postgres.server.port();
+        let port = self.pooler.as_ref().map_or(self.postgres.server.port(), Pooler::port);
         self.postgres_proxies.push(Proxy::start(local(port)).await.expect("a free port"));
         self.start_relay(self.postgres_proxies.len() - 1, environment).await
     }
@@ -173,6 +162,7 @@ impl<'c> Scene<'c> {
             .set("relay.page_rows", 500)
             .set("retry.base", "100ms")
             .set("retry.max", "1s")
+            .set("postgres.pooler", self.pooler.is_some())
             .topic(&self.once, "delivery = 'at_most_once'")
             .expect_errors();
         if self.scenario.restricted {
@@ -305,84 +295,10 @@ impl<'c> Scene<'c> {
     }
 
     /// How old the oldest row is that waits. `None`: Postgres does not answer.
-    async fn lag(&self) -> Option<f64> {
+    pub async fn lag(&self) -> Option<f64> {
         let sql = "select coalesce(max(extract(epoch from clock_timestamp() - oldest)), 0)::float8 from outbox.backlog";
         let asked = sqlx::query_scalar(sql).fetch_one(&self.admin);
         tokio::time::timeout(Duration::from_secs(2), asked).await.ok()?.ok()
-    }
-}
-
-/// Plays a scenario with at least so many rows.
-pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize) -> Played {
-    let mut scene = Scene::open(cluster, scenario, seed).await;
-    scene.more(rows / 4).await;
-    let from = scene.now();
-    (scenario.act)(&mut scene).await;
-    let to = scene.now();
-    if scenario.name != "calm" {
-        scene.faults.push(Fault::new(scenario.name, from, to).undoing(scenario.undoes));
-    }
-
-    let healed = Instant::now();
-    let mut recovery = None;
-    while (recovery.is_none() || scene.writers.committed() < rows) && healed.elapsed() < DRAIN {
-        if recovery.is_none() && scene.lag().await.is_some_and(|lag| lag < 1.0) {
-            recovery = Some(healed.elapsed());
-        }
-        // A relay that does not catch up with its writers has been seen by now.
-        if scene.writers.committed() > 12 * rows {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let writers = std::mem::replace(&mut scene.writers, Writers::none());
-    let tried: HashMap<Uuid, Tried> = writers.stop().await;
-    settle(&scene).await;
-    let history = evidence::gather(&scene, tried, &scenario.expectation).await;
-    let takeover = evidence::longest_takeover(&scene).await;
-    let played = Played { verdict: judge(&history), faults: scene.faults.len(), recovery, takeover };
-    if let Ok(directory) = std::env::var("OUTBOX_RELAY_FAULTS_LOGS") {
-        for (number, relay) in scene.relays.iter().enumerate() {
-            let lines: Vec<String> = relay.log().into_iter().map(|line| line.text).collect();
-            let path = format!("{directory}/{}_{number}.log", scenario.name);
-            std::fs::write(&path, lines.join("\n")).unwrap_or_else(|error| panic!("{path}: {error}"));
-        }
-    }
-    for relay in &scene.relays {
-        if relay.exited().is_none() {
-            relay.cont();
-            relay.ask_to_stop();
-        }
-    }
-    played
-}
-
-/// Waits until the ledger accounts for every row. Whatever does not come within the time is the checker's to find.
-async fn settle(scene: &Scene<'_>) {
-    const ALL: &str = "
-        select coalesce((select range_agg(r) from outbox.ledger l
-                           cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r), '{}')
-               @> coalesce((select range_agg(int8range(id, id, '[]')) from public.truth), '{}')
-           and not exists (select from outbox.deferred)";
-    const PROGRESS: &str = "
-        select coalesce(sum(upper(r) - lower(r)), 0)::bigint
-          from outbox.ledger l cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r";
-    let (mut accounted, mut moved, began) = (0, Instant::now(), Instant::now());
-    while began.elapsed() < DRAIN && moved.elapsed() < STANDSTILL {
-        let all = sqlx::query_scalar::<_, Option<bool>>(ALL).fetch_one(&scene.admin).await;
-        if all.ok().flatten() == Some(true) {
-            break;
-        }
-        let now = sqlx::query_scalar::<_, i64>(PROGRESS).fetch_one(&scene.admin).await.unwrap_or(accounted);
-        if now != accounted {
-            (accounted, moved) = (now, Instant::now());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    // At-most-once rows count as dropped until their confirm is settled, or their time is over.
-    let deadline = Instant::now() + STALL + Duration::from_secs(1);
-    while Instant::now() < deadline && evidence::unconfirmed(scene).await > 0 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

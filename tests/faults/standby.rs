@@ -72,7 +72,12 @@ impl Scene<'_> {
             .execute(&admin)
             .await
             .ok();
-        self.lead_to(standby.server.port()).await;
+        let port = standby.server.port();
+        match &self.pooler {
+            Some(pooler) => pooler.turn_to(port, &self.database).await,
+            None => self.lead_to(port).await,
+        }
+        let standby = self.standby.as_ref().expect("it was there above");
         self.writers.turn_to(pool(&standby.server.url_as("app_login", &self.database)));
         self.admin = admin;
     }

@@ -17,6 +17,18 @@ use crate::scene::Scene;
 /// Breaks and heals.
 type Act = for<'a, 'c> fn(&'a mut Scene<'c>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
+/// Which Postgres a scenario has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// That of all scenarios.
+    Shared,
+    /// One of its own and a standby that follows it.
+    Followed {
+        /// Commits wait for the standby.
+        waits: bool,
+    },
+}
+
 /// A scenario.
 pub struct Scenario {
     pub name: &'static str,
@@ -29,8 +41,9 @@ pub struct Scenario {
     pub first_relay: &'static [(&'static str, &'static str)],
     /// Settings of all of them.
     pub relay_settings: &'static [(&'static str, &'static str)],
-    /// It has a Postgres and a standby of its own; whether commits wait for the standby.
-    pub standby: Option<bool>,
+    pub server: Server,
+    /// Relays connect through PgBouncer in transaction mode.
+    pub pooler: bool,
     /// Topic `side` has its only replica on broker 3.
     pub lonely_side: bool,
     /// Relays log in to Kafka as the user to whom topics can be forbidden.
@@ -51,7 +64,8 @@ impl Scenario {
             relays: 2,
             first_relay: &[],
             relay_settings: &[],
-            standby: None,
+            server: Server::Shared,
+            pooler: false,
             lonely_side: false,
             restricted: false,
             expectation: Expectation::Nothing,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Scenario, hold};
+use super::{Scenario, Server, hold};
 use crate::checker::Expectation;
 use crate::proxy::Mode;
 use crate::scene::Scene;
@@ -59,7 +59,7 @@ pub fn all() -> Vec<Scenario> {
             Box::pin(prepared(scene))
         }),
         Scenario {
-            standby: Some(true),
+            server: Server::Followed { waits: true },
             undoes: A_SECOND,
             recovers_within: PROMOTION,
             ..Scenario::new("promoted", "the primary dies, its synchronous standby is promoted", |scene| {
@@ -67,7 +67,7 @@ pub fn all() -> Vec<Scenario> {
             })
         },
         Scenario {
-            standby: Some(false),
+            server: Server::Followed { waits: false },
             undoes: A_SECOND,
             recovers_within: PROMOTION,
             expectation: Expectation::AsynchronousPromotion,
@@ -78,7 +78,27 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
-            standby: Some(true),
+            pooler: true,
+            undoes: A_SECOND,
+            ..Scenario::new(
+                "pooler_postgres_crashed",
+                "Postgres crashes behind PgBouncer, connections with the relays stay",
+                |scene| Box::pin(restarted(scene, false)),
+            )
+        },
+        Scenario {
+            server: Server::Followed { waits: true },
+            pooler: true,
+            undoes: A_SECOND,
+            recovers_within: PROMOTION,
+            ..Scenario::new(
+                "pooler_promoted",
+                "a synchronous standby is promoted behind PgBouncer",
+                |scene| Box::pin(promoted(scene)),
+            )
+        },
+        Scenario {
+            server: Server::Followed { waits: true },
             ..Scenario::new("replica_offered", "connections lead to a replica for a while", |scene| {
                 Box::pin(replica_offered(scene))
             })

@@ -1,0 +1,102 @@
+//! The course of a scenario: write, break, heal, drain, read everything back, have it judged.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::checker::{Fault, Verdict, judge};
+use crate::cluster::Cluster;
+use crate::evidence;
+use crate::scenarios::Scenario;
+use crate::scene::{STALL, Scene};
+use crate::writers::{Tried, Writers};
+
+/// After the heal everything arrives within this time, or it is taken for lost.
+const DRAIN: Duration = Duration::from_secs(60);
+/// … and something of it moves within this one.
+const STANDSTILL: Duration = Duration::from_secs(15);
+
+/// What came of a scenario.
+pub struct Played {
+    pub verdict: Verdict,
+    pub faults: usize,
+    /// From the heal until the oldest row that waits is younger than a second.
+    pub recovery: Option<Duration>,
+    /// The longest time between two leaders.
+    pub takeover: Option<Duration>,
+}
+
+/// Plays a scenario with at least so many rows.
+pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize) -> Played {
+    let mut scene = Scene::open(cluster, scenario, seed).await;
+    scene.more(rows / 4).await;
+    let from = scene.now();
+    (scenario.act)(&mut scene).await;
+    let to = scene.now();
+    if scenario.name != "calm" {
+        scene.faults.push(Fault::new(scenario.name, from, to).undoing(scenario.undoes));
+    }
+
+    let healed = Instant::now();
+    let mut recovery = None;
+    while (recovery.is_none() || scene.writers.committed() < rows) && healed.elapsed() < DRAIN {
+        if recovery.is_none() && scene.lag().await.is_some_and(|lag| lag < 1.0) {
+            recovery = Some(healed.elapsed());
+        }
+        // A relay that does not catch up with its writers has been seen by now.
+        if scene.writers.committed() > 12 * rows {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let writers = std::mem::replace(&mut scene.writers, Writers::none());
+    let tried: HashMap<Uuid, Tried> = writers.stop().await;
+    settle(&scene).await;
+    let history = evidence::gather(&scene, tried, &scenario.expectation).await;
+    let takeover = evidence::longest_takeover(&scene).await;
+    let played = Played { verdict: judge(&history), faults: scene.faults.len(), recovery, takeover };
+    if let Ok(directory) = std::env::var("OUTBOX_RELAY_FAULTS_LOGS") {
+        for (number, relay) in scene.relays.iter().enumerate() {
+            let lines: Vec<String> = relay.log().into_iter().map(|line| line.text).collect();
+            let path = format!("{directory}/{}_{number}.log", scenario.name);
+            std::fs::write(&path, lines.join("\n")).unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+    }
+    for relay in &scene.relays {
+        if relay.exited().is_none() {
+            relay.cont();
+            relay.ask_to_stop();
+        }
+    }
+    played
+}
+
+/// Waits until the ledger accounts for every row. Whatever does not come within the time is the checker's to find.
+async fn settle(scene: &Scene<'_>) {
+    const ALL: &str = "
+        select coalesce((select range_agg(r) from outbox.ledger l
+                           cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r), '{}')
+               @> coalesce((select range_agg(int8range(id, id, '[]')) from public.truth), '{}')
+           and not exists (select from outbox.deferred)";
+    const PROGRESS: &str = "
+        select coalesce(sum(upper(r) - lower(r)), 0)::bigint
+          from outbox.ledger l cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r";
+    let (mut accounted, mut moved, began) = (0, Instant::now(), Instant::now());
+    while began.elapsed() < DRAIN && moved.elapsed() < STANDSTILL {
+        let all = sqlx::query_scalar::<_, Option<bool>>(ALL).fetch_one(&scene.admin).await;
+        if all.ok().flatten() == Some(true) {
+            break;
+        }
+        let now = sqlx::query_scalar::<_, i64>(PROGRESS).fetch_one(&scene.admin).await.unwrap_or(accounted);
+        if now != accounted {
+            (accounted, moved) = (now, Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // At-most-once rows count as dropped until their confirm is settled, or their time is over.
+    let deadline = Instant::now() + STALL + Duration::from_secs(1);
+    while Instant::now() < deadline && evidence::unconfirmed(scene).await > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
