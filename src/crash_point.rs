@@ -107,7 +107,7 @@ fn is_armed(armed: &Armed, task: &str) -> bool {
 }
 
 /// Promises that a test breaks on purpose, with `OUTBOX_RELAY_BUG=<name>`, to see that the checker of histories rejects them.
-/// `scripts/bite.sh` knows a scenario of the fault harness for each.
+/// `scripts/bite.sh` names a scenario of the fault harness for each.
 pub const BUGS: [&str; 10] = [
     "marks_before_confirm",
     "no_fencing",
