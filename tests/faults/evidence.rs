@@ -132,20 +132,30 @@ pub async fn longest_takeover(scene: &Scene<'_>) -> Option<Duration> {
     seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
 }
 
+/// Rows that their topic's position has passed.
+const PASSED: &str = "
+    with positions as (
+        (select null::text as topic, l.snapshot, l.high from outbox.ledger l where l.lane is null order by l.epoch desc, l.seq desc limit 1)
+        union all
+        select o.topic, o.snapshot, o.high from outbox.open_lane o
+    )
+    select m.id
+      from outbox.message m
+           cross join lateral (select x.snapshot, x.high from positions x
+                                where x.topic = m.topic or x.topic is null order by x.topic nulls last limit 1) p
+     where m.id <= p.high and pg_visible_in_snapshot(m.txid, p.snapshot)";
+
+/// No row is going to be read or tried any more, accounted for or not.
+pub async fn is_through(scene: &Scene<'_>) -> bool {
+    let sql = format!(
+        "select not exists (select from outbox.deferred) and not exists (select id from outbox.message except ({PASSED}))"
+    );
+    sqlx::query_scalar(&sql).fetch_one(&scene.admin).await.unwrap_or(false)
+}
+
 /// As `outbox.status` says it, for all rows at once and in one snapshot: that view looks each of them up. Beyond it, rows that
 /// their topic's position has passed are told from those that it has not.
 async fn table(scene: &Scene<'_>) -> HashMap<i64, State> {
-    const PASSED: &str = "
-        with positions as (
-            (select null::text as topic, l.snapshot, l.high from outbox.ledger l where l.lane is null order by l.epoch desc, l.seq desc limit 1)
-            union all
-            select o.topic, o.snapshot, o.high from outbox.open_lane o
-        )
-        select m.id
-          from outbox.message m
-               cross join lateral (select x.snapshot, x.high from positions x
-                                    where x.topic = m.topic or x.topic is null order by x.topic nulls last limit 1) p
-         where m.id <= p.high and pg_visible_in_snapshot(m.txid, p.snapshot)";
     let mut look = scene.admin.begin().await.expect("begin");
     let snapshot = "set transaction isolation level repeatable read read only";
     sqlx::raw_sql(snapshot).execute(&mut *look).await.expect("one snapshot for all");

@@ -2,7 +2,7 @@
 //!
 //! Each scenario writes, breaks something, heals it, reads every topic back from its start and has the checker judge. It ends with
 //! a table on stdout and `target/reliability.json`; exit code 1 when a promise was broken. `--seed N` repeats choices, names of
-//! scenarios play only those, `--soak 1h` goes on.
+//! scenarios play only those, `<scenario>+<bug>` with a bug seeded into the relays, `--soak 1h` goes on.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is what this program is for")]
 
 mod checker;
@@ -65,25 +65,32 @@ fn main() -> ExitCode {
     if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Those of these names, in this order; all if there are none.
+fn wanted(names: &[String]) -> Vec<Scenario> {
+    let find = |name: &String| {
+        let (name, bug) = name.split_once('+').map_or((&**name, None), |(name, bug)| (name, Some(bug)));
+        let mut all = scenarios::all();
+        let at = all.iter().position(|scenario| scenario.name == name);
+        let at = at.unwrap_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+            panic!("there is no scenario {name}; there are {names:?}")
+        });
+        Scenario { bug: bug.map(str::to_owned), ..all.swap_remove(at) }
+    };
+    if names.is_empty() { scenarios::all() } else { names.iter().map(find).collect() }
+}
+
 async fn run(options: &Options) -> Report {
     eprintln!("repeat this run with --seed {}", options.seed);
-    let all = scenarios::all();
-    let wanted: Vec<&Scenario> = all
-        .iter()
-        .filter(|s| options.names.is_empty() || options.names.iter().any(|name| name == s.name))
-        .collect();
-    assert!(
-        !wanted.is_empty(),
-        "there is no such scenario; there are {:?}",
-        all.iter().map(|s| s.name).collect::<Vec<_>>()
-    );
+    let wanted = wanted(&options.names);
     let cluster = Cluster::start().await;
     let (mut report, began) = (Report::new(options.seed), Instant::now());
     match options.soak {
         None => {
             for (number, scenario) in wanted.iter().enumerate() {
-                report
-                    .add(play(&cluster, scenario, options.seed.wrapping_add(number as u64), MESSAGES).await);
+                // A bug has to be found on this very seed; other scenarios get one each.
+                let number = if scenario.bug.is_some() { 0 } else { number as u64 };
+                report.add(play(&cluster, scenario, options.seed.wrapping_add(number), MESSAGES).await);
             }
         }
         Some(length) => {

@@ -175,6 +175,9 @@ impl<'c> Scene<'c> {
         for (name, value) in self.scenario.relay_settings {
             relay = relay.set(name, value);
         }
+        if let Some(bug) = &self.scenario.bug {
+            relay = relay.env("OUTBOX_RELAY_BUG", bug);
+        }
         for (name, value) in environment {
             relay = relay.env(*name, value);
         }
