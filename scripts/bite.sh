@@ -15,7 +15,7 @@ drops_last_row             calm                    the last row of a page is not
 ignores_key_order          limit_lowered           later rows of a key pass one that is retried
 unblocks_early             limit_lowered           a key is free although rows of it are decided to wait and not yet settled
 swallows_error             limit_lowered           a refused row is neither deferred nor a dead letter
-takes_timeout_for_success  limit_lowered           a record that was given up without an answer counts as confirmed
+takes_timeout_for_success  lonely_replica_gone     a record of which there is no report counts as confirmed when its producer is given up
 forgets_late_rows          open_writer             rows that become visible behind the position are not read
 keeps_memory_behind_pooler pooler_postgres_crashed after a crash of Postgres reading goes on where it was, not where the ledger says
 trims_unaccounted          slots_emptied           a slot is emptied although rows in it are open
