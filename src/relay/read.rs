@@ -126,14 +126,17 @@ impl Reading {
         let place =
             |lane: OpenLane| (lane.topic, Place { position: lane.resume.position, as_of: lane.resume.as_of });
         let lanes: Vec<(String, Place)> = lanes.into_iter().map(place).collect();
-        let stored = Place { position: resume.position, as_of: resume.as_of };
+        let mut main = Place { position: resume.position, as_of: resume.as_of };
+        if crash_point::bug("keeps_memory_behind_pooler") {
+            main = remembered().take().unwrap_or(main);
+        }
         Reading {
             pause: term.config.poll_min,
             term,
             limits,
             reader: Reader::default(),
             session: None,
-            main: remembered().clone().unwrap_or(stored),
+            main,
             skip: lanes.iter().map(|(topic, _)| topic.clone()).collect(),
             lanes,
             opening: Vec::new(),
@@ -332,7 +335,7 @@ impl Reading {
     }
 }
 
-/// Where main stood in the term before this one, for a relay that a test makes keep its memory; `None` for all others.
+/// Where main stood in the term before this one: the memory that a relay must not keep.
 fn remembered() -> MutexGuard<'static, Option<Place>> {
     static REMEMBERED: Mutex<Option<Place>> = Mutex::new(None);
     REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner)
