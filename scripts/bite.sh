@@ -17,7 +17,7 @@ unblocks_early             limit_lowered           a key is free although rows o
 swallows_error             limit_lowered           a refused row is neither deferred nor a dead letter
 takes_timeout_for_success  lonely_replica_gone     a record of which there is no report counts as confirmed when its producer is given up
 forgets_late_rows          open_writer             rows that become visible behind the position are not read
-keeps_memory_behind_pooler pooler_postgres_crashed after a crash of Postgres reading goes on where it was, not where the ledger says
+keeps_memory_behind_pooler pooler_postgres_crashed_alone after a crash of Postgres reading goes on where it was, not where the ledger says
 trims_unaccounted          slots_emptied           a slot is emptied although rows in it are open
 '
 
