@@ -13,7 +13,7 @@ marks_before_confirm       relay_killed_in_flight  a row counts as published onc
 no_fencing                 relay_frozen            a deposed leader goes on: nobody looks at the epoch, the token or the lease
 drops_last_row             calm                    the last row of a page is not sent
 ignores_key_order          limit_lowered           later rows of a key pass one that is retried
-unblocks_early             limit_lowered           a key is free although rows of it are decided to wait and not yet settled
+unblocks_early             dead_letter_flood       a key is free although rows of it are decided to wait and not yet settled
 swallows_error             limit_lowered           a refused row is neither deferred nor a dead letter
 takes_timeout_for_success  lonely_replica_gone     a record of which there is no report counts as confirmed when its producer is given up
 forgets_late_rows          open_writer             rows that become visible behind the position are not read
