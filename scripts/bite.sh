@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Shows that the checker bites: each seeded bug of the relay has to be rejected, on every seed. Prints docs/bite.md.
+# Exit code 1: one got away.
 # scripts/bite.sh <binary of the fault harness> <number of seeds> [bug ...]
 set -euo pipefail
 
