@@ -3,6 +3,7 @@
 //! - `OUTBOX_RELAY_CRASH_AT=<name>` ends the process with SIGKILL the first time it gets there; `<name>:<n>` the n-th time.
 //! - `OUTBOX_RELAY_PANIC_AT=<task>` makes a task panic, `OUTBOX_RELAY_END_AT=<task>` makes it end.
 //! - `OUTBOX_RELAY_FATAL_AT=<producer>:<n>:<times>` gives a producer a fatal error with every n-th record, so many times.
+//! - `OUTBOX_RELAY_BUG=<name>` breaks a promise all the time.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -106,8 +107,19 @@ fn is_armed(armed: &Armed, task: &str) -> bool {
 }
 
 /// Promises that a test breaks on purpose, with `OUTBOX_RELAY_BUG=<name>`, to see that the checker of histories rejects them.
-pub const BUGS: [&str; 4] =
-    ["drops_last_row", "forgets_late_rows", "ignores_key_order", "takes_failure_for_success"];
+/// `scripts/bite.sh` names a scenario of the fault harness for each.
+pub const BUGS: [&str; 10] = [
+    "marks_before_confirm",
+    "no_fencing",
+    "drops_last_row",
+    "ignores_key_order",
+    "unblocks_early",
+    "swallows_error",
+    "takes_timeout_for_success",
+    "forgets_late_rows",
+    "keeps_memory_behind_pooler",
+    "trims_unaccounted",
+];
 
 /// Whether this relay has this bug.
 #[inline]

@@ -4,6 +4,7 @@
 //! anybody: the positions that count are those in the ledger, and a new leader starts there. Main is read as long as there is
 //! room; a lane only when the sender asks for its next page.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -36,6 +37,7 @@ pub(super) struct Ends {
 }
 
 /// Where a stream is read next.
+#[derive(Clone)]
 struct Place {
     position: Position,
     as_of: String,
@@ -124,13 +126,17 @@ impl Reading {
         let place =
             |lane: OpenLane| (lane.topic, Place { position: lane.resume.position, as_of: lane.resume.as_of });
         let lanes: Vec<(String, Place)> = lanes.into_iter().map(place).collect();
+        let mut main = Place { position: resume.position, as_of: resume.as_of };
+        if crash_point::bug("keeps_memory_behind_pooler") {
+            main = remembered().take().unwrap_or(main);
+        }
         Reading {
             pause: term.config.poll_min,
             term,
             limits,
             reader: Reader::default(),
             session: None,
-            main: Place { position: resume.position, as_of: resume.as_of },
+            main,
             skip: lanes.iter().map(|(topic, _)| topic.clone()).collect(),
             lanes,
             opening: Vec::new(),
@@ -187,6 +193,9 @@ impl Reading {
         let opened: Vec<Opening> =
             std::mem::take(&mut self.opening).into_iter().map(|opening| self.begin_lane(opening)).collect();
         self.main = Place { position: page.next.clone(), as_of: page.as_of.clone() };
+        if crash_point::bug("keeps_memory_behind_pooler") {
+            *remembered() = Some(self.main.clone());
+        }
         if let Some(last_id) = page.last_id {
             // Above a page that ends short only rolled back ids and rows of open transactions are left.
             let ready = if page.more { (last_id - self.main.position.high).max(0) as u64 } else { 0 };
@@ -324,6 +333,12 @@ impl Reading {
             }
         }
     }
+}
+
+/// Where main stood in the term before this one: the memory that a relay must not keep.
+fn remembered() -> MutexGuard<'static, Option<Place>> {
+    static REMEMBERED: Mutex<Option<Place>> = Mutex::new(None);
+    REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn connected<'a>(term: &Term, session: &'a mut Option<Session>) -> Result<&'a mut Session, StoreError> {

@@ -119,7 +119,7 @@ pub async fn raise_beat(session: &mut Session, holder: Uuid, epoch: i64) -> Resu
     let query = session.call(include_str!("sql/raise_beat.sql")).bind(holder).bind(epoch);
     match session.value(WHAT, query).await? {
         true => Ok(()),
-        false => Err(StoreError::LeaseLost),
+        false => StoreError::deposed(),
     }
 }
 

@@ -25,6 +25,8 @@ pub mod settle;
 
 pub use connect::{Server, Session};
 
+use crate::crash_point;
+
 /// Why a statement did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -63,6 +65,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Somebody else holds the lease.
+    pub(crate) fn deposed() -> Result<(), StoreError> {
+        if crash_point::bug("no_fencing") { Ok(()) } else { Err(StoreError::LeaseLost) }
+    }
+
     /// What we remember of this lease is void: the term has to end.
     pub fn ends_the_term(&self) -> bool {
         matches!(self, StoreError::Forgotten | StoreError::LeaseLost | StoreError::OutOfTurn)

@@ -372,7 +372,7 @@ fn recognise(incarnation: &str) -> Result<(), StoreError> {
     match incarnation {
         "ours" => Ok(()),
         // Only a takeover writes a token, so it was not the server that forgot ours.
-        "other" => Err(StoreError::LeaseLost),
+        "other" => StoreError::deposed(),
         _ => Err(StoreError::Forgotten),
     }
 }

@@ -341,7 +341,7 @@ impl Settlement {
         match outcome.as_str() {
             "settled" | "repeated" => Ok(Vec::new()),
             "settled_without" | "repeated_without" => self.lacking(session).await,
-            "lease_lost" => Err(StoreError::LeaseLost),
+            "lease_lost" => StoreError::deposed().map(|()| Vec::new()),
             "forgotten" => Err(StoreError::Forgotten),
             _ => Err(StoreError::OutOfTurn),
         }

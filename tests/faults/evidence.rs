@@ -73,7 +73,7 @@ pub async fn gather(
         records,
         removed: removed(&scene.removed),
         seen: scene.removed.clone(),
-        replacements: scene.replacements().await,
+        replacements: scene.replacements(),
         faults: scene.faults.clone(),
         takeovers: takeovers(scene, began_us).await,
         table,
@@ -149,37 +149,67 @@ pub async fn longest_takeover(scene: &Scene<'_>) -> Option<Duration> {
     seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
 }
 
-/// As `outbox.status` says it, for all rows at once: that view looks each of them up.
+/// Rows that their topic's position has passed.
+const PASSED: &str = "
+    with positions as (
+        (select null::text as topic, l.snapshot, l.high from outbox.ledger l where l.lane is null order by l.epoch desc, l.seq desc limit 1)
+        union all
+        select o.topic, o.snapshot, o.high from outbox.open_lane o
+    )
+    select m.id
+      from outbox.message m
+           cross join lateral (select x.snapshot, x.high from positions x
+                                where x.topic = m.topic or x.topic is null order by x.topic nulls last limit 1) p
+     where m.id <= p.high and pg_visible_in_snapshot(m.txid, p.snapshot)";
+
+/// No row is going to be read or tried any more, accounted for or not.
+pub async fn is_through(scene: &Scene<'_>) -> bool {
+    let sql = format!(
+        "select not exists (select from outbox.deferred) and not exists (select id from outbox.message except ({PASSED}))"
+    );
+    sqlx::query_scalar(&sql).fetch_one(&scene.admin).await.unwrap_or(false)
+}
+
+/// As `outbox.status` says it, for all rows at once and in one snapshot: that view looks each of them up. Beyond it, rows that
+/// their topic's position has passed are told from those that it has not.
 async fn table(scene: &Scene<'_>) -> HashMap<i64, State> {
+    let mut look = scene.admin.begin().await.expect("begin");
+    let snapshot = "set transaction isolation level repeatable read read only";
+    sqlx::raw_sql(snapshot).execute(&mut *look).await.expect("one snapshot for all");
     let mut table = HashMap::new();
-    let ids = async |sql: &str| {
-        let ids: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&scene.admin).await.expect("read ids");
-        ids
-    };
     let outcome = |column: &str| {
         format!("select generate_series(lower(r), upper(r) - 1) from outbox.ledger l, unnest(l.{column}) r")
     };
-    let mut all =
-        async |sql: &str, state: State| table.extend(ids(sql).await.into_iter().map(|id| (id, state)));
-    all("select id from outbox.message", State::Pending).await;
-    all(&outcome("expired"), State::Expired).await;
-    all(&outcome("dropped"), State::Dropped).await;
+    let known = [
+        ("select id from outbox.message".to_owned(), State::Pending),
+        (PASSED.to_owned(), State::PassedBy),
+        (outcome("expired"), State::Expired),
+        (outcome("dropped"), State::Dropped),
+    ];
+    for (sql, state) in known {
+        let ids: Vec<i64> = sqlx::query_scalar(&sql).fetch_all(&mut *look).await.expect("read ids");
+        table.extend(ids.into_iter().map(|id| (id, state)));
+    }
     let published = "
         select s.id, r.record_partition, r.record_offset
           from outbox.ledger l, unnest(l.published) p, generate_series(lower(p), upper(p) - 1) s (id),
                outbox.receipt(l.receipts, l.published, s.id) r
          order by l.epoch, l.seq";
-    let rows = sqlx::query(published).fetch_all(&scene.admin).await.expect("read the receipts");
+    let rows = sqlx::query(published).fetch_all(&mut *look).await.expect("read the receipts");
     let state = |row: &PgRow| State::Published {
         partition: row.get::<Option<i32>, _>(1).unwrap_or(-1),
         offset: row.get(2),
     };
     // A later settlement names the copy that a crash or an operator has caused.
     table.extend(rows.iter().map(|row| (row.get(0), state(row))));
-    let mut all =
-        async |sql: &str, state: State| table.extend(ids(sql).await.into_iter().map(|id| (id, state)));
-    all("select id from outbox.dead_letter where state in ('open', 'discarded')", State::Dead).await;
-    all("select id from outbox.deferred", State::Deferred).await;
+    let left = [
+        ("select id from outbox.dead_letter where state in ('open', 'discarded')", State::Dead),
+        ("select id from outbox.deferred", State::Deferred),
+    ];
+    for (sql, state) in left {
+        let ids: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&mut *look).await.expect("read ids");
+        table.extend(ids.into_iter().map(|id| (id, state)));
+    }
     table
 }
 

@@ -84,7 +84,8 @@ pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize
     played
 }
 
-/// Waits until the ledger accounts for every row. Whatever does not come within the time is the checker's to find.
+/// Waits until the ledger accounts for every row, or none is going to be looked at any more. Whatever does not come within the time
+/// is the checker's to find.
 async fn settle(scene: &Scene<'_>) {
     const ALL: &str = "
         select coalesce((select range_agg(r) from outbox.ledger l
@@ -97,7 +98,7 @@ async fn settle(scene: &Scene<'_>) {
     let (mut accounted, mut moved, began) = (0, Instant::now(), Instant::now());
     while began.elapsed() < DRAIN && moved.elapsed() < STANDSTILL {
         let all = sqlx::query_scalar::<_, Option<bool>>(ALL).fetch_one(&scene.admin).await;
-        if all.ok().flatten() == Some(true) {
+        if all.ok().flatten() == Some(true) || evidence::is_through(scene).await {
             break;
         }
         let now = sqlx::query_scalar::<_, i64>(PROGRESS).fetch_one(&scene.admin).await.unwrap_or(accounted);

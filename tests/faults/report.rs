@@ -11,7 +11,7 @@ use crate::scene::LEASE;
 
 /// A row of the table.
 pub struct Line {
-    name: &'static str,
+    name: String,
     what: &'static str,
     seed: u64,
     rows: u64,
@@ -47,7 +47,10 @@ impl Line {
         }
         broken.extend(played.growth.broken.iter().cloned());
         Line {
-            name: scenario.name,
+            name: scenario
+                .bug
+                .as_ref()
+                .map_or(scenario.name.to_owned(), |bug| format!("{}+{bug}", scenario.name)),
             what: scenario.what,
             seed,
             rows: counts.rows,

@@ -130,7 +130,7 @@ impl<'c> Scene<'c> {
                 scene.relays[0].wait_for_log("leading").await;
             }
         }
-        scene.writers = Writers::start(app, &topics, seed).await;
+        scene.writers = Writers::start(app, &topics, seed);
         scene
     }
 
@@ -198,6 +198,9 @@ impl<'c> Scene<'c> {
         }
         for (name, value) in self.scenario.relay_settings {
             relay = relay.set(name, value);
+        }
+        if let Some(bug) = &self.scenario.bug {
+            relay = relay.env("OUTBOX_RELAY_BUG", bug);
         }
         let clock = self.relays_clock.as_ref().map(Clock::environment).unwrap_or_default();
         let clock = clock.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -305,7 +308,7 @@ impl<'c> Scene<'c> {
     }
 
     /// When relays replaced their producers, as far as their logs tell, on our clock.
-    pub async fn replacements(&self) -> Vec<Micros> {
+    pub fn replacements(&self) -> Vec<Micros> {
         let began = self.began_at;
         let lines = self.relays.iter().flat_map(Relay::log);
         let replaced =

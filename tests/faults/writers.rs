@@ -76,7 +76,7 @@ struct Shared {
 
 impl Writers {
     /// Starts writing to these topics, each with its weight; one transaction in ten is rolled back.
-    pub async fn start(pool: PgPool, topics: &[(&str, u32)], seed: u64) -> Writers {
+    pub fn start(pool: PgPool, topics: &[(&str, u32)], seed: u64) -> Writers {
         let topics: Vec<(String, u32)> =
             topics.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
         let shared = Arc::new(Shared {

@@ -147,6 +147,33 @@ fn crash_points_are_listed() {
 }
 
 #[test]
+fn every_seeded_bug_is_in_the_relay_and_has_a_scenario() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bite.sh");
+    let script = std::fs::read_to_string(script).expect("scripts/bite.sh is there");
+    let list =
+        script.split("\nbugs='\n").nth(1).and_then(|rest| rest.split("\n'").next()).expect("it has a list");
+    let mut listed: Vec<(&str, &str)> = list
+        .lines()
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next().expect("a bug"), words.next().expect("a scenario"))
+        })
+        .collect();
+    let scenarios: String =
+        sources("tests/faults/scenarios", ".rs").iter().map(|source| source.text.as_str()).collect();
+    for (bug, scenario) in &listed {
+        assert!(scenarios.contains(&format!("\"{scenario}\"")), "{bug}: there is no scenario {scenario}");
+    }
+    let source: String = sources("src", ".rs").iter().map(|source| source.text.as_str()).collect();
+    for bug in crash_point::BUGS {
+        assert!(source.contains(&format!("bug(\"{bug}\")")), "nothing of the relay has the bug {bug}");
+        let at = listed.iter().position(|(name, _)| *name == bug);
+        listed.remove(at.unwrap_or_else(|| panic!("scripts/bite.sh has no scenario for {bug}")));
+    }
+    assert!(listed.is_empty(), "scripts/bite.sh lists bugs that do not exist: {listed:?}");
+}
+
+#[test]
 fn every_statement_has_a_head_and_one_function_that_loads_it() {
     let source = sources("src", ".rs");
     for sql in sources("src/store/sql", ".sql") {

@@ -1,6 +1,7 @@
 //! The sender's way out: which batches are decided and leave, in the order of their stream, and what their settlement frees.
 
 use super::{DueBatch, Sender};
+use crate::crash_point;
 use crate::relay::lanes::State;
 use crate::relay::{Decided, Settled};
 
@@ -11,6 +12,9 @@ impl Sender<'_> {
         self.bytes -= settled.bytes;
         for (topic, key) in &settled.departed {
             self.keys.leave(topic, key.as_deref());
+            while crash_point::bug("unblocks_early") && self.keys.blocks(topic, key.as_deref()) {
+                self.keys.leave(topic, key.as_deref());
+            }
             let topic = self.topics.get(topic);
             topic.waiting = topic.waiting.saturating_sub(1);
         }

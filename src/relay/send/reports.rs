@@ -46,6 +46,11 @@ impl Pace {
     }
 }
 
+/// Nobody says that the record was refused: no answer came, or it was purged.
+fn is_timeout(failure: Failure) -> bool {
+    matches!(failure, Failure::Unknown | Failure::NotWritten)
+}
+
 /// A row that came back, and why.
 pub(super) struct Returned {
     pub no: u64,
@@ -71,6 +76,8 @@ impl Sender<'_> {
             }
             let tag = Tag::decode(report.opaque);
             match tag.route {
+                // Marked long ago.
+                Route::Main if crash_point::bug("marks_before_confirm") && !self.is_together(tag) => continue,
                 Route::Main => {}
                 Route::Alone => {
                     self.take_due_report(tag, report.result, now_us);
@@ -92,13 +99,7 @@ impl Sender<'_> {
             }
             let at = self.batch_at(tag.no);
             let batch = &mut self.window[at];
-            let result = match report.result {
-                Err(_) if crash_point::bug("takes_failure_for_success") => {
-                    Ok(Receipt { partition: 0, offset: None })
-                }
-                result => result,
-            };
-            match result {
+            match report.result {
                 Ok(receipt) => {
                     confirmed = true;
                     let row = &batch.rows[tag.index];
@@ -165,6 +166,10 @@ impl Sender<'_> {
         let at = self.batch_at(no);
         let row = &self.window[at].rows[index];
         let (id, topic) = (row.id, Arc::clone(&row.topic));
+        if is_timeout(refusal.failure) && crash_point::bug("takes_timeout_for_success") {
+            self.window[at].set(index, Fate::Published(Receipt { partition: 0, offset: None }));
+            return false;
+        }
         let blocked = self.keys.blocks(&topic, row.key.as_deref());
         let verdict = decide(refusal.failure, Route::Main, History::default(), ENDLESS);
         if verdict != Verdict::SendAgain {

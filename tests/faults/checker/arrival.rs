@@ -66,7 +66,7 @@ fn waits(state: Option<State>) -> bool {
 fn is_lost(state: Option<State>) -> bool {
     match state {
         Some(State::Pending | State::Deferred | State::Dead | State::Expired) => false,
-        Some(State::Published { .. } | State::Gone | State::Dropped) | None => true,
+        Some(State::Published { .. } | State::PassedBy | State::Gone | State::Dropped) | None => true,
     }
 }
 

@@ -118,6 +118,8 @@ pub enum State {
     },
     /// Not dealt with yet.
     Pending,
+    /// The position has passed it, no settlement names it, and it is not deferred: nobody is going to read it.
+    PassedBy,
     /// Passed over for now.
     Deferred,
     /// A dead letter.

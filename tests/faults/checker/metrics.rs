@@ -86,7 +86,7 @@ fn truth<'h>(index: &Index<'h>) -> BTreeMap<&'h str, Truth> {
             Some(State::Dropped) => topic.dropped += 1,
             Some(State::Expired) => topic.expired += 1,
             Some(State::Pending | State::Deferred) => topic.waits = true,
-            None => {}
+            Some(State::PassedBy) | None => {}
         }
     }
     for record in &index.stream {

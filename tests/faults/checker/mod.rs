@@ -9,7 +9,7 @@
 //! | a key's records come in the order in which its writers took turns | [`order`] | reordered, scattered |
 //! | copies only around faults and within the window; none of at-most-once rows | [`copies`] | duplicate … |
 //! | a deposed leader emits at most one window | [`epochs`] | stale epoch |
-//! | the database says what happened | [`tables`] | published without record, pending long after heal |
+//! | the database says what happened | [`tables`] | published without record, unaccounted, pending long after heal |
 //! | the metrics say what happened | [`metrics`] | metrics disagree |
 //!
 //! A history that cannot show anything (no rows, tables read too early, one event twice) is not clean either: it is

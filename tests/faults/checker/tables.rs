@@ -1,10 +1,11 @@
-//! The database says what happened: every mark has its record where the receipt says, and nothing waits for ever.
+//! The database says what happened: every mark has its record where the receipt says, whatever was passed has a mark, and nothing
+//! waits for ever.
 
 use super::history::{Record, Row, State};
 use super::index::{Index, RowNo};
 use super::verdict::{Finding, Report};
 
-/// Reports marks without records, and rows that wait although everything is well.
+/// Reports marks without records, rows without marks, and rows that wait although everything is well.
 pub fn check(index: &Index<'_>, report: &mut Report) {
     let history = index.history;
     let healed = history.faults.iter().map(|fault| fault.to).max();
@@ -22,6 +23,10 @@ pub fn check(index: &Index<'_>, report: &mut Report) {
             }
             Some(state @ (State::Published { .. } | State::Gone)) => {
                 check_receipt(index, no, row, state, report);
+            }
+            Some(State::PassedBy) => {
+                let found = index.first[no].map(Into::into);
+                report.add(Finding::Unaccounted { id: row.id, event: row.event, found });
             }
             Some(State::Dead | State::Dropped | State::Expired) | None => {}
         }

@@ -59,6 +59,8 @@ pub enum Finding {
     Altered { id: i64, event: Uuid, change: Change, place: Place },
     /// Marked as published, and not where the receipt says, or nowhere.
     PublishedWithoutRecord { id: i64, event: Uuid, state: State, found: Option<Place> },
+    /// Passed by the position, and named by no settlement.
+    Unaccounted { id: i64, event: Uuid, found: Option<Place> },
     /// Not dealt with although everything had been well for long enough.
     PendingLongAfterHeal { id: i64, event: Uuid, state: State, waited: Micros },
     /// A partition has more than a window of records of an epoch after the first of a later one.
@@ -92,7 +94,7 @@ macro_rules! kinds {
 
 kinds! {
     Lost Phantom Reordered Scattered DuplicateOutside DuplicatesAbove Altered PublishedWithoutRecord
-    PendingLongAfterHeal StaleEpoch CopyOfAtMostOnce MetricsDisagree StillThere Unsound
+    Unaccounted PendingLongAfterHeal StaleEpoch CopyOfAtMostOnce MetricsDisagree StillThere Unsound
 }
 
 impl fmt::Display for Place {
@@ -159,6 +161,16 @@ impl fmt::Display for Finding {
                 match found {
                     Some(place) => write!(f, "but its record is at {place}"),
                     None => write!(f, "but no topic has it"),
+                }
+            }
+            Finding::Unaccounted { id, event, found } => {
+                write!(
+                    f,
+                    "unaccounted: row {id} (event {event}) was passed by and no settlement names it, "
+                )?;
+                match found {
+                    Some(place) => write!(f, "its record is at {place}"),
+                    None => write!(f, "and no topic has it"),
                 }
             }
             Finding::PendingLongAfterHeal { id, event, state, waited } => write!(

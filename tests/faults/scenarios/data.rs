@@ -33,6 +33,18 @@ pub fn all() -> Vec<Scenario> {
             })
         },
         Scenario {
+            relay_settings: &[
+                ("retention.published", "2s"),
+                ("retention.receipts", "1d"),
+                ("retention.every", "200ms"),
+            ],
+            ..Scenario::new(
+                "slots_emptied",
+                "rows stay for two seconds, their slots are emptied under load, and a topic stands still for longer",
+                |scene| Box::pin(slots_emptied(scene)),
+            )
+        },
+        Scenario {
             expectation: Expectation::Removed,
             ..Scenario::new("records_removed", "somebody removes confirmed records from a topic", |scene| {
                 Box::pin(records_removed(scene))
@@ -67,6 +79,16 @@ async fn limit_lowered(scene: &mut Scene<'_>) {
         scene.more(500).await;
     }
     scene.cluster.kafka.alter_topic(&scene.main, &base).await;
+}
+
+async fn slots_emptied(scene: &mut Scene<'_>) {
+    // One has been.
+    scene.until("select min(id) > 1 from outbox.message").await;
+    let topic = scene.side.clone();
+    scene.pause(&topic).await;
+    hold(5.0).await;
+    scene.resume(&topic).await;
+    scene.more(500).await;
 }
 
 async fn permission_revoked(scene: &mut Scene<'_>) {

@@ -34,7 +34,7 @@ pub enum Server {
 }
 
 /// A scenario.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Scenario {
     pub name: &'static str,
     /// For the table in README.
@@ -42,6 +42,8 @@ pub struct Scenario {
     pub act: Act,
     /// Relays at the start.
     pub relays: usize,
+    /// A bug that is seeded into all of them, by its name.
+    pub bug: Option<String>,
     /// Environment of the first one alone.
     pub first_relay: &'static [(&'static str, &'static str)],
     /// Settings of all of them.
@@ -83,6 +85,7 @@ impl Scenario {
             what,
             act,
             relays: 2,
+            bug: None,
             first_relay: &[],
             relay_settings: &[],
             server: Server::Shared,

@@ -87,6 +87,16 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
+            relays: 1,
+            pooler: true,
+            undoes: 2 * A_SECOND,
+            ..Scenario::new(
+                "pooler_postgres_crashed_alone",
+                "Postgres crashes twice behind PgBouncer, and there is no other relay to take over",
+                |scene| Box::pin(crashed_twice(scene)),
+            )
+        },
+        Scenario {
             server: Server::Followed { waits: true },
             pooler: true,
             undoes: A_SECOND,
@@ -110,6 +120,13 @@ async fn restarted(scene: &mut Scene<'_>, fast: bool) {
     scene.postgres_stops(fast).await;
     scene.postgres_starts().await;
     scene.more(200).await;
+}
+
+/// The relay that remembers is the one that goes on.
+async fn crashed_twice(scene: &mut Scene<'_>) {
+    for _ in 0..2 {
+        restarted(scene, false).await;
+    }
 }
 
 async fn terminated(scene: &mut Scene<'_>) {

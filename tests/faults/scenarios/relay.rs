@@ -1,6 +1,7 @@
 //! What happens to relays: killed, frozen, crashed at every named point.
 
 use super::{Scenario, hold};
+use crate::proxy::Mode;
 use crate::scene::{LEASE, Scene};
 
 /// Of the first relay only.
@@ -10,6 +11,11 @@ pub fn all() -> Vec<Scenario> {
     let mut all = vec![
         Scenario::new("calm", "nothing", |_| Box::pin(async {})),
         Scenario::new("relay_killed", "the leader is killed, three times", |scene| Box::pin(killed(scene))),
+        Scenario::new(
+            "relay_killed_in_flight",
+            "the leader is killed while nobody reads what is sent to Kafka, and that is lost, twice",
+            |scene| Box::pin(killed_in_flight(scene)),
+        ),
         Scenario::new("relay_frozen", "the leader is frozen beyond its lease and goes on", |scene| {
             Box::pin(frozen(scene))
         }),
@@ -80,6 +86,23 @@ async fn killed(scene: &mut Scene<'_>) {
     for _ in 0..3 {
         let leader = scene.leader().await;
         scene.kill_relay(leader).await;
+        scene.start_relay(leader, &[]).await;
+        scene.leader().await;
+        scene.more(300).await;
+    }
+}
+
+/// What it has handed over sits in the connections' buffers, and goes with them.
+async fn killed_in_flight(scene: &mut Scene<'_>) {
+    for _ in 0..2 {
+        let leader = scene.leader().await;
+        scene.cluster.line_to_kafka(Mode::StopReading).await;
+        scene.more(500).await;
+        scene.kill_relay(leader).await;
+        scene.cluster.line_to_kafka(Mode::Reset).await;
+        // Ends of connections come a moment later.
+        hold(0.1).await;
+        scene.cluster.line_to_kafka(Mode::Pass).await;
         scene.start_relay(leader, &[]).await;
         scene.leader().await;
         scene.more(300).await;

@@ -47,6 +47,23 @@ fn an_at_most_once_row_that_is_marked_is_there() {
 }
 
 #[test]
+fn a_row_that_was_passed_by_is_lost_at_once_and_not_merely_late() {
+    let mut story = Story::well(1);
+    let id = story.row("a", 2);
+    story.state(id, State::PassedBy);
+    story.fault("cut");
+    story.history.table_at = story.history.faults[0].to;
+    story.breaks(&["lost: row 2", "unaccounted: row 2 (event 00000000-0000-0000-0000-000000000002) was passed by and no settlement names it, and no topic has it"]);
+    // It came, and its mark went missing.
+    story.append(id);
+    story.breaks(&["no settlement names it, its record is at orders/0@1"]);
+    // Those have to be settled before they are sent.
+    story.history.records.pop();
+    story.edit(id).delivery = Delivery::AtMostOnce;
+    story.breaks(&["unaccounted: row 2"]);
+}
+
+#[test]
 fn a_row_that_waits_long_after_the_last_heal_is_found() {
     for state in [State::Pending, State::Deferred] {
         let mut story = Story::well(1);
