@@ -2,7 +2,8 @@
 //!
 //! A copy of an earlier version behind a later one is no inversion: its first record came before. An earlier row that
 //! still waits while a later one is out is one already, whatever happens next. Dead, expired and dropped rows have
-//! left the order; so have rows without key.
+//! left the order; so have rows without key. A dropped row may arrive all the same, and late: the relay gave its request up
+//! while a broker had not read it, and nothing takes a request back. README states that; what was confirmed is in order.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ fn group<'h>(index: &Index<'h>, row: &'h Row) -> Option<(&'h str, &'h [u8])> {
     let history = index.history;
     let free = !row.committed
         || index.is_excused(row)
+        || (row.delivery == Delivery::AtMostOnce && index.state(row) == Some(State::Dropped))
         || history.requeued.contains(&row.event)
         || history.unordered.contains(&row.topic);
     if free { None } else { row.key.as_deref().map(|key| (&*row.topic, key)) }

@@ -74,6 +74,12 @@ fn at_most_once_rows_leave_gaps_but_keep_their_order() {
     };
     assert_eq!(once(&[1, 3]).holds().counts.at_most_once_lost, 1);
     once(&[3, 1]).breaks(&["reordered: key a"]);
+    // One that counts as lost has left the order, although it came: its request was given up, and read later.
+    let mut late = once(&[3, 1]);
+    late.state(1, State::Dropped);
+    late.holds();
+    late.edit(1).delivery = Delivery::AtLeastOnce;
+    late.breaks(&["reordered: key a"]);
 }
 
 #[test]
