@@ -99,11 +99,14 @@ async fn run(options: &Options) -> Report {
     let mut report = Report::new(options.seed);
     match options.soak {
         None => {
-            for (number, scenario) in wanted.iter().enumerate() {
-                // A bug has to be found on this very seed; other scenarios get one each.
-                let number = if scenario.bug.is_some() { 0 } else { number as u64 };
-                report.add(play(&cluster, scenario, options.seed.wrapping_add(number), MESSAGES).await);
-            }
+            // A bug has to be found on this very seed; other scenarios get one each.
+            let seed = |(number, scenario): (usize, &_)| match scenario {
+                Scenario { bug: Some(_), .. } => options.seed,
+                Scenario { bug: None, .. } => options.seed.wrapping_add(number as u64),
+            };
+            let plan =
+                wanted.iter().enumerate().map(|(number, scenario)| (scenario, seed((number, scenario))));
+            play(&cluster, plan, MESSAGES, &mut report).await;
         }
         Some(length) => soak(&cluster, &wanted, length, options.names.is_empty(), &mut report).await,
     }
@@ -114,31 +117,55 @@ async fn run(options: &Options) -> Report {
 async fn soak(cluster: &Cluster, wanted: &[Scenario], length: Duration, any: bool, report: &mut Report) {
     let mut random = rand::rngs::StdRng::seed_from_u64(report.seed());
     let began = Instant::now();
+    let mut long = Vec::new();
     if any {
         for scenario in scenarios::all().into_iter().filter(|scenario| scenario.by_hand) {
             let share = if scenario.watches { length / 3 } else { scenario.length.min(length / 3) };
-            let scenario = Scenario { length: share, ..scenario };
-            report.add(play(cluster, &scenario, random.random(), MESSAGES_OF_A_SOAK).await);
+            long.push(Scenario { length: share, ..scenario });
         }
     }
-    while began.elapsed() < length {
-        let scenario = wanted.choose(&mut random).expect("there is one");
-        report.add(play(cluster, scenario, random.random(), MESSAGES_OF_A_SOAK).await);
-    }
+    let mut first = long.iter();
+    let plan = std::iter::from_fn(|| {
+        let next = first.next().or_else(|| wanted.choose(&mut random).filter(|_| began.elapsed() < length));
+        next.map(|scenario| (scenario, random.random()))
+    });
+    play(cluster, plan, MESSAGES_OF_A_SOAK, report).await;
 }
 
-async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, messages: usize) -> Line {
-    let began = Instant::now();
-    let played = play::play(cluster, scenario, seed, messages).await;
-    let line = Line::of(scenario, seed, &played);
-    eprintln!("{line} {:.1} s", began.elapsed().as_secs_f64());
-    if !line.holds() {
-        eprintln!("{}", played.verdict);
+/// Plays one scenario after the other. While one is being judged the next one begins, which breaks nothing yet.
+async fn play<'c>(
+    cluster: &'c Cluster,
+    mut plan: impl Iterator<Item = (&'c Scenario, u64)>,
+    messages: usize,
+    report: &mut Report,
+) {
+    let mut next = plan.next();
+    let mut begun = match next {
+        Some((scenario, seed)) => Some(play::begin(cluster, scenario, seed, messages).await),
+        None => None,
+    };
+    while let (Some((scenario, seed)), Some(playing)) = (next, begun.take()) {
+        let began = Instant::now();
+        let over = playing.go_on().await;
+        next = plan.next();
+        let beginning = async {
+            match next {
+                Some((scenario, seed)) => Some(play::begin(cluster, scenario, seed, messages).await),
+                None => None,
+            }
+        };
+        let played;
+        (played, begun) = tokio::join!(over.judged(), beginning);
+        let line = Line::of(scenario, seed, &played);
+        eprintln!("{line} {:.1} s", began.elapsed().as_secs_f64());
+        if !line.holds() {
+            eprintln!("{}", played.verdict);
+        }
+        if !line.holds() && scenario.bug.is_none() {
+            keep(scenario.name, &line, &played);
+        }
+        report.add(line);
     }
-    if !line.holds() && scenario.bug.is_none() {
-        keep(scenario.name, &line, &played);
-    }
-    line
 }
 
 /// Writes what a broken scenario leaves for those who look into it.

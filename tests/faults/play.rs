@@ -34,54 +34,85 @@ pub struct Played {
     pub logs: Vec<Vec<String>>,
 }
 
-/// Plays a scenario with at least so many rows.
-pub async fn play(cluster: &Cluster, scenario: &Scenario, seed: u64, rows: usize) -> Played {
-    let mut scene = Scene::open(cluster, scenario, seed).await;
-    scene.more(rows / 4).await;
-    let from = scene.now();
-    (scenario.act)(&mut scene).await;
-    let to = scene.now();
-    // Some note their faults themselves.
-    if scenario.name != "calm" && scene.faults.is_empty() {
-        scene.faults.push(Fault::new(scenario.name, from, to).undoing(scenario.undoes));
-    }
+/// A scenario that has begun: its writers write, nothing is broken yet.
+pub struct Begun<'c> {
+    scenario: &'c Scenario,
+    scene: Scene<'c>,
+    rows: usize,
+}
 
-    let (healed, committed) = (Instant::now(), scene.writers.committed());
-    let mut recovery = None;
-    while (recovery.is_none() || scene.writers.committed() < rows) && healed.elapsed() < DRAIN {
-        if recovery.is_none() && scene.lag().await.is_some_and(|lag| lag < 1.0) {
-            recovery = Some(healed.elapsed());
+/// A scenario that is over: nothing of it moves any more, and nobody has looked at it yet. The next one may begin meanwhile.
+pub struct Over<'c> {
+    scenario: &'c Scenario,
+    scene: Scene<'c>,
+    tried: HashMap<Uuid, Tried>,
+    recovery: Option<Duration>,
+}
+
+/// Opens a scene that is going to have at least so many rows, and has a quarter of them written.
+pub async fn begin<'c>(cluster: &'c Cluster, scenario: &'c Scenario, seed: u64, rows: usize) -> Begun<'c> {
+    let scene = Scene::open(cluster, scenario, seed).await;
+    scene.more(rows / 4).await;
+    Begun { scenario, scene, rows }
+}
+
+impl<'c> Begun<'c> {
+    /// Breaks and heals, and waits until everything has arrived that will.
+    pub async fn go_on(self) -> Over<'c> {
+        let Begun { scenario, mut scene, rows } = self;
+        let from = scene.now();
+        (scenario.act)(&mut scene).await;
+        let to = scene.now();
+        // Some note their faults themselves.
+        if scenario.name != "calm" && scene.faults.is_empty() {
+            scene.faults.push(Fault::new(scenario.name, from, to).undoing(scenario.undoes));
         }
-        // A relay that does not catch up with its writers has been seen by now.
-        if scene.writers.committed() > committed + 12 * rows {
-            break;
+
+        let (healed, committed) = (Instant::now(), scene.writers.committed());
+        let mut recovery = None;
+        while (recovery.is_none() || scene.writers.committed() < rows) && healed.elapsed() < DRAIN {
+            if recovery.is_none() && scene.lag().await.is_some_and(|lag| lag < 1.0) {
+                recovery = Some(healed.elapsed());
+            }
+            // A relay that does not catch up with its writers has been seen by now.
+            if scene.writers.committed() > committed + 12 * rows {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let writers = std::mem::replace(&mut scene.writers, Writers::none());
+        let tried = writers.stop().await;
+        settle(&scene).await;
+        Over { scenario, scene, tried, recovery }
     }
-    let writers = std::mem::replace(&mut scene.writers, Writers::none());
-    let tried: HashMap<Uuid, Tried> = writers.stop().await;
-    settle(&scene).await;
-    let history = evidence::gather(&scene, tried, &scenario.expectation).await;
-    let takeover = evidence::longest_takeover(&scene).await;
-    let growth = scene.watch.end(scenario.watches);
-    let charged = if scenario.charges_nobody { evidence::charged(&scene).await } else { 0 };
-    let log = |relay: &Relay| relay.log().into_iter().map(|line| line.text).collect();
-    let played = Played {
-        verdict: judge(&history),
-        faults: scene.faults.len(),
-        recovery,
-        takeover,
-        charged,
-        growth,
-        logs: scene.relays.iter().map(log).collect(),
-    };
-    for relay in &scene.relays {
-        if relay.exited().is_none() {
-            relay.cont();
-            relay.ask_to_stop();
+}
+
+impl Over<'_> {
+    /// Reads everything back, has it judged, and ends the relays.
+    pub async fn judged(self) -> Played {
+        let Over { scenario, scene, tried, recovery } = self;
+        let history = evidence::gather(&scene, tried, &scenario.expectation).await;
+        let takeover = evidence::longest_takeover(&scene).await;
+        let growth = scene.watch.end(scenario.watches);
+        let charged = if scenario.charges_nobody { evidence::charged(&scene).await } else { 0 };
+        let log = |relay: &Relay| relay.log().into_iter().map(|line| line.text).collect();
+        let played = Played {
+            verdict: judge(&history),
+            faults: scene.faults.len(),
+            recovery,
+            takeover,
+            charged,
+            growth,
+            logs: scene.relays.iter().map(log).collect(),
+        };
+        for relay in &scene.relays {
+            if relay.exited().is_none() {
+                relay.cont();
+                relay.ask_to_stop();
+            }
         }
+        played
     }
-    played
 }
 
 /// Waits until the ledger accounts for every row, or none is going to be looked at any more. Whatever does not come within the time
