@@ -286,6 +286,11 @@ impl KnownTopics {
         }
     }
 
+    /// Somebody may have changed the topic just now: before a row of it is unfit it is asked about, however new the last answer is.
+    pub fn may_have_changed(&mut self, name: &Arc<str>) {
+        self.get(name).answered_at = None;
+    }
+
     /// A batch was refused for the fault of one of its rows.
     pub fn refused_company(&mut self, name: &Arc<str>) {
         self.get(name).refused_at = Some(Instant::now());

@@ -41,6 +41,10 @@ impl Sender<'_> {
         let mut decided = Decided { settled: Some(entrance.settled), ..Decided::default() };
         decided.outcome.rare.request = entrance.request;
         for row in entrance.rows {
+            if entrance.origin == Origin::Requeued {
+                // Whoever sends letters again has repaired something first.
+                self.topics.may_have_changed(&row.topic);
+            }
             let topic = self.topics.get(&row.topic);
             topic.waiting += 1;
             let passable = !topic.blocks();
