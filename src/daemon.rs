@@ -33,6 +33,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A term that cannot begin (a right is missing, say) is not taken again faster than this.
 const TERM_MIN: Duration = Duration::from_secs(1);
 
+/// How long the window is drained when an operator asks for another leader: soon counts for more than no copies.
+const RESIGN_DRAIN: Duration = Duration::from_secs(1);
+
 /// How often a trouble that lasts is said again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -53,6 +56,8 @@ struct Daemon {
     kafka_refuses_login: bool,
     /// The epoch that we last took or tried to take; it is resigned on the way out, if it is still ours.
     claimed: Option<i64>,
+    /// Stepped down because an operator asked for it: the lease is for others until then.
+    yields_until: Option<Instant>,
     terminate: CancellationToken,
     said: Option<(String, Instant)>,
 }
@@ -111,6 +116,7 @@ impl Daemon {
             kafka_cluster_id: None,
             kafka_refuses_login: false,
             claimed: None,
+            yields_until: None,
             terminate,
             said: None,
         })
@@ -126,7 +132,12 @@ impl Daemon {
             self.metrics.end_term();
             self.publisher.end_term();
             match ended {
-                Ok(()) => break,
+                Ok(()) if self.terminate.is_cancelled() => break,
+                Ok(()) => {
+                    self.resign(epoch).await;
+                    self.claimed = None;
+                    self.yields_until = Some(Instant::now() + 2 * self.config.lease.ttl);
+                }
                 Err(error) => {
                     if matches!(error, TermEnd::Store(StoreError::LeaseLost)) {
                         self.metrics.fencing_rejections.inc();
@@ -219,6 +230,9 @@ impl Daemon {
         let Some(claim) = leader::claim(&seen, self.holder, still_for, self.config.lease.ttl) else {
             return Ok(None);
         };
+        if claim == Claim::Vacant && self.yields_until.is_some_and(|until| Instant::now() < until) {
+            return Ok(None);
+        }
         let identity = lease::read_identity(session).await?;
         check_identity(&seen, &identity, &cluster)?;
         let token = Uuid::new_v4();
@@ -240,7 +254,7 @@ impl Daemon {
 
     /// One term: relays while the beat is raised.
     async fn lead(&mut self, won: Won) -> Result<(), TermEnd> {
-        let drain = CancellationToken::new();
+        let (drain, resign) = (CancellationToken::new(), CancellationToken::new());
         let term = Term {
             epoch: won.epoch,
             token: won.token,
@@ -262,6 +276,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             drain: drain.clone(),
+            resign: resign.clone(),
         };
         let ttl = self.config.lease.ttl;
         let drain_timeout = self.config.relay.drain_timeout;
@@ -281,11 +296,19 @@ impl Daemon {
             Box::pin(relay::run(term, publisher, topics, inheritance)).await
         };
         let deadline = async {
-            terminate.cancelled().await;
-            tracing::info!("stopping, the window is being drained");
-            health.stopping();
+            let patience = tokio::select! {
+                () = terminate.cancelled() => {
+                    tracing::info!("stopping, the window is being drained");
+                    health.stopping();
+                    drain_timeout
+                }
+                () = resign.cancelled() => {
+                    tracing::info!("stepping down, as an operator asked; the window is being drained");
+                    drain_timeout.min(RESIGN_DRAIN)
+                }
+            };
             drain.cancel();
-            tokio::time::sleep(drain_timeout).await;
+            tokio::time::sleep(patience).await;
             tracing::warn!("drain_timeout passed, what is in flight will be sent again by the next leader");
         };
         tokio::select! {

@@ -120,6 +120,8 @@ pub enum Reason {
     Refused,
     /// Its `expires_at` had passed, and the policy keeps such rows.
     Expired,
+    /// An operator wanted it out of the way of its key.
+    Skipped,
 }
 
 impl Reason {
@@ -129,6 +131,7 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::Refused => "refused",
             Reason::Expired => "expired",
+            Reason::Skipped => "skipped",
         }
     }
 }

@@ -196,6 +196,61 @@ pub enum KeysCommand {
         #[command(flatten)]
         show: Show,
     },
+    /// Try what waits for its next try now: of a topic, or of one of its keys
+    RetryNow {
+        /// Which.
+        #[command(flatten)]
+        of: OfTopic,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Send the message that a key waits for to the dead letters, so that the others go on
+    SkipHead {
+        /// Which.
+        #[command(flatten)]
+        of: OfKey,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Let the other messages of a key pass the one that they wait for, which is tried on: their order is given up
+    Release {
+        /// Which.
+        #[command(flatten)]
+        of: OfKey,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// A topic, or a key of it.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct OfTopic {
+    /// The topic.
+    pub topic: String,
+    /// The key, which is text
+    #[arg(conflicts_with = "key_base64")]
+    pub key: Option<String>,
+    /// The key, in base64
+    #[arg(long, value_name = "BASE64")]
+    pub key_base64: Option<String>,
+}
+
+/// A key of a topic.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct OfKey {
+    /// The topic.
+    pub topic: String,
+    /// The key, which is text
+    #[arg(required_unless_present = "key_base64", conflicts_with = "key_base64")]
+    pub key: Option<String>,
+    /// The key, in base64
+    #[arg(long, value_name = "BASE64")]
+    pub key_base64: Option<String>,
 }
 
 /// Topics.
@@ -253,6 +308,14 @@ pub enum LeaseCommand {
         /// How.
         #[command(flatten)]
         show: Show,
+    },
+    /// Let another relay lead: the leader settles what is on its way and steps down
+    ///
+    /// It leaves the lease alone for two lease.ttl; if there is no other relay it leads again after that.
+    Resign {
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
     },
 }
 

@@ -1,16 +1,24 @@
-//! `outbox-relay lease`: who leads, and who led.
+//! `outbox-relay lease`: who leads, and who led; let another one lead.
 
 use std::process::ExitCode;
 
+use super::carry_out::carry_out;
 use super::print;
 use super::table::{Table, facts, maybe_time, time};
 use crate::cli::operate::LeaseCommand;
 use crate::store::Session;
+use crate::store::ask::Ask;
 use crate::store::inspect;
 
 /// Does what was asked for.
 pub async fn run(session: &mut Session, command: LeaseCommand) -> anyhow::Result<ExitCode> {
-    let LeaseCommand::Show { show } = command;
+    let show = match command {
+        LeaseCommand::Show { show } => show,
+        LeaseCommand::Resign { change } => {
+            let what = "have the leader step down, so that another relay leads";
+            return carry_out(session, Ask::resign(), &change, what, None).await;
+        }
+    };
     let lease = inspect::lease(session).await?;
     print::found(show.output, &lease, || {
         let mut text = facts(&[

@@ -88,6 +88,8 @@ pub struct Term {
     pub health: Arc<crate::health::Health>,
     /// Read nothing new, finish the rest.
     pub drain: CancellationToken,
+    /// Cancelled when an operator asks that another relay leads.
+    pub resign: CancellationToken,
 }
 
 /// What a new leader finds in the database.

@@ -6,9 +6,10 @@
 //! Requests that change what is in effect, and those that cancel others, never wait for long ones.
 
 mod copies;
+mod keys;
 mod letters;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,17 @@ pub struct Controls {
     pub rate: Option<Option<u32>>,
     /// The policies, with what was asked for on top.
     pub policies: Policies,
+    /// Deferred rows that operators want out of the way, by id.
+    pub heads: HashMap<i64, Way>,
+}
+
+/// How a row gets out of the way of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It becomes a dead letter.
+    Bury,
+    /// Later rows pass it, and it is tried on.
+    Pass,
 }
 
 impl Controls {
@@ -49,6 +61,12 @@ impl Controls {
             let rate = rate_of(request);
             match (request.kind, topic) {
                 (Some(Kind::Pause), Some(topic)) => _ = controls.paused.insert(topic.into()),
+                (Some(Kind::SkipHead), _) if request.is_running => {
+                    controls.heads.insert(request.last_id, Way::Bury);
+                }
+                (Some(Kind::Release), _) if request.is_running => {
+                    controls.heads.insert(request.last_id, Way::Pass);
+                }
                 (Some(Kind::Resume), Some(topic)) => _ = controls.paused.remove(topic),
                 (Some(Kind::Rate), None) => controls.rate = rate.ok().or(controls.rate),
                 (Some(Kind::Rate), Some(topic)) => {
@@ -137,29 +155,45 @@ async fn take_effect(
     let mut over = HashSet::new();
     for (at, request) in open.iter().enumerate() {
         let later = &open[at + 1..];
-        let (progress, error) = match request.kind {
-            None => (Progress::Refused, Some("this relay does not know that kind of request".to_owned())),
-            Some(_) if request.expired => (Progress::Expired, None),
+        let (progress, last_id, error) = match request.kind {
+            None => refuse(request, "this relay does not know that kind of request"),
+            Some(_) if request.expired => (Progress::Expired, request.last_id, None),
             Some(Kind::Requeue | Kind::Discard) => continue,
             // The others of its kind have been carried out above.
-            Some(Kind::Cancel) => (Progress::Refused, Some("it names no request".to_owned())),
+            Some(Kind::Cancel) => refuse(request, "it names no request"),
+            Some(kind @ (Kind::RetryNow | Kind::SkipHead | Kind::Release)) => {
+                match keys::go_on(term, session, request, kind).await? {
+                    Some(step) => step,
+                    None => continue,
+                }
+            }
+            Some(Kind::Resign) => {
+                term.resign.cancel();
+                (Progress::Done, request.last_id, None)
+            }
             // A pause ends with it; from then on it has no effect.
-            Some(Kind::Resume) => (Progress::Done, None),
+            Some(Kind::Resume) => (Progress::Done, request.last_id, None),
             Some(kind) => match refused(request) {
-                Some(error) => (Progress::Refused, Some(error)),
-                None if later.iter().any(|later| supersedes(later, kind, request)) => (Progress::Done, None),
+                Some(error) => refuse(request, &error),
+                None if later.iter().any(|later| supersedes(later, kind, request)) => {
+                    (Progress::Done, request.last_id, None)
+                }
                 None if request.is_running => continue,
-                None => (Progress::Running, None),
+                None => (Progress::Running, request.last_id, None),
             },
         };
         tracing::info!(request = request.id, kind = ?request.kind, topic = request.topic, ?progress, error, "request");
-        request::report(session, term.epoch, request.id, progress, request.last_id, error.as_deref()).await?;
+        request::report(session, term.epoch, request.id, progress, last_id, error.as_deref()).await?;
         if progress != Progress::Running {
             over.insert(request.id);
         }
     }
     open.retain(|request| !over.contains(&request.id));
     Ok(())
+}
+
+fn refuse(request: &Request, why: &str) -> (Progress, i64, Option<String>) {
+    (Progress::Refused, request.last_id, Some(why.to_owned()))
 }
 
 /// The rate that is asked for; `None` is no limit. What is no rate must not take a limit away.

@@ -22,7 +22,7 @@ mod once;
 mod put_off;
 mod reports;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,7 +36,7 @@ use super::batch::{Batch, DueBatch};
 use super::lanes::{Flood, Lane, LanePage, MainPage, Order};
 use super::pace::Rates;
 use super::remarks::Remarks;
-use super::requests::Controls;
+use super::requests::{Controls, Way};
 use super::topics::{Answer, KnownTopics};
 use super::{Beside, Decided, DeferredRows, Inheritance, Settled, Term, TermEnd};
 use crate::crash_point;
@@ -88,6 +88,8 @@ pub(super) struct Sender<'a> {
     copies: Option<Copies>,
     circuit: Circuit,
     rates: Rates,
+    /// Deferred rows that operators want out of the way, by id.
+    heads: HashMap<i64, Way>,
     /// The next row's topic is being asked about, on either route.
     main_waits: bool,
     due_waits: bool,
@@ -137,6 +139,7 @@ impl<'a> Sender<'a> {
             topics: KnownTopics::new(topics, Arc::clone(&term.metrics), term.policies.clone()),
             circuit: Circuit::new(term.stall_after),
             rates: Rates::new(term.config.rate),
+            heads: HashMap::new(),
             term,
             publisher,
             keys,
@@ -250,6 +253,7 @@ impl<'a> Sender<'a> {
     fn take_controls(&mut self, controls: &Controls) {
         self.rates.set_all(controls.rate.unwrap_or(self.term.config.rate));
         self.topics.take_controls(controls);
+        self.heads.clone_from(&controls.heads);
         self.stop_waiting();
     }
 

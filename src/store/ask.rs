@@ -138,6 +138,31 @@ impl Ask {
         Ask::new("policy", Some(topics), Some(policy))
     }
 
+    /// Rows that wait for their next try, of a topic or of one of its keys, are to be tried now.
+    pub fn retry_now(topic: &str, key: Option<&str>) -> Ask {
+        Ask::new("retry_now", Some(topic), key.map(|key| json!({"key": key})))
+    }
+
+    /// The message that a key waits for is to become a dead letter.
+    pub fn skip_head(topic: &str, key: &str) -> Ask {
+        Ask::new("skip_head", Some(topic), Some(json!({"key": key})))
+    }
+
+    /// The later messages of a key are to pass the one that they wait for, which is tried on.
+    pub fn release(topic: &str, key: &str) -> Ask {
+        Ask::new("release", Some(topic), Some(json!({"key": key})))
+    }
+
+    /// Of requests about a key: the key in base64 instead of text.
+    pub fn key_base64(self, key: &str) -> Ask {
+        Ask { value: Some(json!({"key_base64": key})), ..self }
+    }
+
+    /// The leader is to step down, so that another relay leads.
+    pub fn resign() -> Ask {
+        Ask::new("resign", None, None)
+    }
+
     /// Another request is to end.
     pub fn cancel(request: i64) -> Ask {
         Ask::new("cancel", None, Some(json!({"request": request})))

@@ -29,6 +29,34 @@ pub enum Kind {
     Policy,
     /// Another request ends.
     Cancel,
+    /// Rows that wait for their next try are tried now.
+    RetryNow,
+    /// The first message of a key becomes a dead letter.
+    SkipHead,
+    /// The later messages of a key pass the first one.
+    Release,
+    /// The leader steps down.
+    Resign,
+}
+
+/// Rows of a topic, of one key if it is given.
+#[derive(Debug)]
+pub struct OfKey<'r> {
+    topic: &'r str,
+    key: Option<&'r str>,
+    key_base64: Option<&'r str>,
+}
+
+impl<'r> OfKey<'r> {
+    /// Those that the request names.
+    pub fn of(request: &'r Request) -> OfKey<'r> {
+        let text = |name: &str| request.value.get(name).and_then(Value::as_str);
+        OfKey {
+            topic: request.topic.as_deref().unwrap_or_default(),
+            key: text("key"),
+            key_base64: text("key_base64"),
+        }
+    }
 }
 
 /// What a look at the requests finds.
@@ -130,6 +158,10 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
             "rate" => Some(Kind::Rate),
             "policy" => Some(Kind::Policy),
             "cancel" => Some(Kind::Cancel),
+            "retry_now" => Some(Kind::RetryNow),
+            "skip_head" => Some(Kind::SkipHead),
+            "release" => Some(Kind::Release),
+            "resign" => Some(Kind::Resign),
             _ => None,
         },
         topic: row.try_get("topic")?,
@@ -172,6 +204,37 @@ pub async fn cancel(session: &mut Session, epoch: i64, cancel: i64, ended: i64) 
     const WHAT: &str = "cancel a request";
     let row = session.maybe(WHAT, query).await?.ok_or(StoreError::LeaseLost)?;
     row.try_get(0).map(|state: &str| state == "done").map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+/// The message that a key waits for, if one is in its way.
+pub async fn head(session: &mut Session, of: &OfKey<'_>) -> Result<Option<i64>, StoreError> {
+    const WHAT: &str = "look for the head of a key";
+    let call = session.call(include_str!("sql/key_head.sql")).bind(of.topic).bind(of.key).bind(of.key_base64);
+    let row = session.maybe(WHAT, call).await?;
+    row.map(|row| row.try_get(0)).transpose().map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+/// Whether later rows may pass this deferred row. `None`: it is gone.
+pub async fn head_is_passable(session: &mut Session, id: i64) -> Result<Option<bool>, StoreError> {
+    const WHAT: &str = "look at the head of a key";
+    let call = session.call(include_str!("sql/key_waits.sql")).bind(id);
+    let row = session.maybe(WHAT, call).await?;
+    row.map(|row| row.try_get(0)).transpose().map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+/// Rows that wait for their next try, or only row `id`, are due now. Returns how many. Fails with [`StoreError::LeaseLost`] when
+/// the lease is no longer ours.
+pub async fn retry_now(
+    session: &mut Session,
+    epoch: i64,
+    of: &OfKey<'_>,
+    id: Option<i64>,
+) -> Result<i64, StoreError> {
+    const WHAT: &str = "make rows due";
+    let call = session.call(include_str!("sql/key_retry_now.sql")).bind(epoch).bind(of.topic);
+    let call = call.bind(of.key).bind(of.key_base64).bind(id);
+    let row = session.maybe(WHAT, call).await?.ok_or(StoreError::LeaseLost)?;
+    row.try_get(0).map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
 /// Some of the letters that a request names, in order of id.

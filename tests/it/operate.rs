@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::support::lines::{Line, write};
+use crate::support::lines::{Line, versions, write};
 use crate::support::{DEADLINE, Env, RelayBuilder, eventually};
 
 /// A member of outbox_admin, unless another login is named.
@@ -296,4 +296,89 @@ async fn a_message_tells_its_life_by_id_event_id_and_key() {
     says(&say(&env, "message 4711000").await, 1, &["no such message"]);
     says(&say(&env, "message orders").await, 1, &["neither an id", "nor an event id"]);
     says(&say(&env, "message --key bad").await, 2, &["--topic"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_of_a_key_is_buried_passed_or_tried_now() {
+    let env = Env::new().await;
+    let patient = async || {
+        env.relay()
+            .await
+            .set("retry.base", "1h")
+            .set("retry.max", "1h")
+            .set("lease.ttl", "1s")
+            .expect_errors()
+    };
+    let relay = patient().await.start().await;
+    let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
+    let mut lines = Vec::new();
+    for version in 0..3 {
+        for key in ["bury", "pass", "\u{fffd}"] {
+            let bytes = if version == 0 { 5000 } else { 100 };
+            lines.push(Line::new(&topic, key, version).of_bytes(bytes));
+        }
+    }
+    write(&env, &lines).await;
+    env.eventually_true(
+        "select count(*) = 9 and count(*) filter (where attempts = 1) = 3 from outbox.deferred",
+    )
+    .await;
+
+    says(&say(&env, &format!("keys skip-head {topic} other --yes")).await, 1, &["no message is in the way"]);
+    says(&say(&env, &format!("keys skip-head {topic} --yes")).await, 2, &["KEY"]);
+    says(
+        &say(&env, &format!("keys skip-head {topic} --key-base64 ? --yes")).await,
+        1,
+        &["key_base64 is not base64"],
+    );
+    says(&say(&env, &format!("keys skip-head {topic} bury --yes --why poison")).await, 0, &["done"]);
+    says(&say(&env, &format!("keys release {topic} pass --yes")).await, 0, &["in effect"]);
+    let records = env.expect_records(&topic, 4).await;
+    let found = versions(&records);
+    assert_eq!((&found["bury"], &found["pass"]), (&vec![1, 2], &vec![1, 2]));
+    let dead = say(&env, "dlq list -o json").await.json();
+    assert_eq!((&dead[0]["reason"], &dead[0]["key"]), (&"skipped".into(), &"bury".into()), "{dead}");
+
+    // Who leads next lets them pass as well, also when the row fails again.
+    relay.kill().await;
+    let _next = patient().await.start().await;
+    write(&env, &[Line::new(&topic, "pass", 3)]).await;
+    env.expect_records(&topic, 5).await;
+    says(&say(&env, &format!("keys retry-now {topic} pass --yes")).await, 0, &["done"]);
+    env.eventually_true("select attempts = 2 and passable from outbox.deferred where attempts = 2").await;
+    write(&env, &[Line::new(&topic, "pass", 4)]).await;
+    env.expect_records(&topic, 6).await;
+
+    // The whole topic; the third key is in order.
+    env.alter_topic(&topic, &[]).await;
+    says(&say(&env, &format!("keys retry-now {topic} --yes")).await, 0, &["done"]);
+    let found = versions(&env.expect_records(&topic, 10).await);
+    assert_eq!((&found["pass"], &found["\u{fffd}"]), (&vec![1, 2, 3, 4, 0], &vec![0, 1, 2]));
+    env.eventually_true("select bool_and(state = 'done') from outbox.request where kind = 'release'").await;
+    says(&say(&env, &format!("keys retry-now {topic} --yes")).await, 1, &["nothing of it waits"]);
+    says(&say(&env, "keys list").await, 0, &["no key is blocked"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_steps_down_when_it_is_asked_to() {
+    let env = Env::new().await;
+    let (first, topic) = (strict(&env).await.start().await, env.create_topic("orders", 1, &[]).await);
+    write(&env, &[Line::new(&topic, "k", 0)]).await;
+    env.expect_records(&topic, 1).await;
+    let second = strict(&env).await.start().await;
+    says(&say(&env, "lease resign --yes --why drill").await, 0, &["done"]);
+    second.wait_for_log("leading").await;
+    first.wait_for_log("lease resigned").await;
+    write(&env, &[Line::new(&topic, "k", 1)]).await;
+    assert_eq!(versions(&env.expect_records(&topic, 2).await)["k"], [0, 1]);
+    // It is a standby now, and leads again when it is needed.
+    assert_eq!(first.get("/readyz").await.map(|(code, _)| code), Some(200));
+    second.kill().await;
+    env.eventually_true("select epoch = 3 from outbox.lease").await;
+    let lease = say(&env, "lease show -o json").await.json();
+    assert!(
+        lease["holder"].as_str().is_some_and(|name| name.ends_with(&format!("/{}", first.pid()))),
+        "{lease}"
+    );
+    assert!(first.exited().is_none());
 }

@@ -14,9 +14,13 @@ use crate::receipt::Receipt;
 use crate::relay::TermEnd;
 use crate::relay::batch::{Fate, Tag};
 use crate::relay::remarks::Remark;
+use crate::relay::requests::Way;
 use crate::relay::topics::{Alone, Standing};
 use crate::store::settle::{Attempt, Deferral, PARKED, Reason};
 use crate::verdict::{self, Failure, History, Reason as DeathReason, Route, TopicTrouble, Verdict, decide};
+
+/// What a dead letter says that an operator has skipped.
+const SKIPPED: &str = "skipped by an operator";
 
 /// Due rows offered between two looks at the reports.
 const SLICE: usize = 200;
@@ -48,6 +52,12 @@ impl Sender<'_> {
             let row = &due.rows[index].row;
             let now_us = now_us() + self.clock_us;
             let topic = Arc::clone(&row.topic);
+            if let Some(way) = self.heads.get(&row.id).copied()
+                && (way == Way::Bury || !due.rows[index].passable)
+            {
+                self.get_out_of_the_way(index, way);
+                continue;
+            }
             let known = self.topics.get(&topic);
             if row.expires_us.is_some_and(|at| at <= now_us) {
                 let id = row.id;
@@ -206,6 +216,40 @@ impl Sender<'_> {
         self.due_failed(index, refusal, true);
     }
 
+    /// An operator has had enough of this row. What waits behind it stays where it is until that is written: sent now, it would be
+    /// out of order if we ended before.
+    fn get_out_of_the_way(&mut self, index: usize, way: Way) {
+        let Some(due) = self.due.as_mut() else { return };
+        let mut rest = due.end_chain(due.chain_of[index]);
+        rest.retain(|other| *other != index);
+        self.put_behind(rest);
+        let Some(due) = self.due.as_mut() else { return };
+        let head = &due.rows[index];
+        let (id, topic, key) = (head.row.id, Arc::clone(&head.row.topic), head.row.key.clone());
+        let (attempts, tries) = (head.attempts, head.tries);
+        tracing::info!(id, topic = &*topic, ?way, "row gets out of the way of its key, as an operator asked");
+        let fate = match way {
+            Way::Bury => {
+                Fate::Dead(Box::new(self.death(id, &topic, DeathReason::Skipped, SKIPPED, attempts)))
+            }
+            Way::Pass => {
+                self.keys.leave(&topic, key.as_deref());
+                Fate::PutOff(Box::new(Deferral {
+                    reason: Reason::Retry,
+                    delay_ms: Some(super::millis(self.backoff(&topic, tries.max(1) as u32))),
+                    attempts,
+                    tries,
+                    class: Some("released"),
+                    error: Some("its key was released by an operator".to_owned()),
+                    passable: true,
+                    ..Deferral::behind(id)
+                }))
+            }
+        };
+        let due = self.due.as_mut().expect("it was there above");
+        due.fates[index] = fate;
+    }
+
     /// A due row failed, if it was `tried` by an attempt: it is put off again or dies, and what waits behind it stays where it is.
     fn due_failed(&mut self, index: usize, refusal: Refusal, tried: bool) {
         let Some(due) = self.due.as_mut() else { return };
@@ -218,7 +262,8 @@ impl Sender<'_> {
         let (was_scheduled, was_passable) = (failed.reason == Reason::Scheduled, failed.passable);
         let (before, tries) = (failed.attempts, failed.tries);
         let known = self.topics.get(&topic);
-        let (limits, passable) = (limits(known), !known.blocks());
+        let passable = !known.blocks() || self.heads.get(&id) == Some(&Way::Pass);
+        let limits = limits(known);
         let since_us = failed.first_rejected_us.map_or(0, |at| now_us() + self.clock_us - at);
         let history =
             History { attempts: before.max(0) as u32, age: Duration::from_micros(since_us.max(0) as u64) };
