@@ -1,5 +1,5 @@
-//! Lag and backlog: sampled every few seconds on a connection of their own, by leader and standbys alike, so that
-//! they do not vanish with the leader.
+//! Lag and backlog: sampled on a connection of their own, by leader and standbys alike, so that they do not vanish with the
+//! leader; every five seconds, and every second while something waits, unless that would cost more than a fiftieth of a connection.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,8 +11,13 @@ use crate::health::{Health, Loop};
 use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
 use crate::store::{Server, Session, backlog};
 
-/// How often is sampled.
+/// How often is sampled while nothing waits, or the server does not answer.
 const EVERY: Duration = Duration::from_secs(5);
+/// … and while something waits: whoever looks at a backlog wants to see it shrink.
+const EVERY_WHILE_WAITING: Duration = Duration::from_secs(1);
+/// A sample counts deferred rows: with many of them it takes long, and the next one comes after so many times as long, but soon
+/// enough not to pass for a stalled loop.
+const REST: u32 = 50;
 
 /// Samples for ever, on whichever server is the current one. Nothing that fails ends it.
 pub async fn sample(
@@ -21,11 +26,11 @@ pub async fn sample(
     health: Arc<Health>,
 ) -> Result<(), Infallible> {
     let running = health.running(Loop::Sample);
-    let mut every = tokio::time::interval(EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut session: Option<Session> = None;
+    let mut pause = Duration::ZERO;
     loop {
-        every.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = EVERY;
         running.tick();
         crate::crash_point::work("sample");
         let started = Instant::now();
@@ -47,6 +52,10 @@ pub async fn sample(
                 let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
                 metrics.set_oldest_pending(unread, &sample.oldest_deferred);
                 metrics.lease_epoch.set(sample.epoch as f64);
+                let deferred = &sample.deferred;
+                if sample.ready > 0 || deferred.retrying > 0 || deferred.behind > 0 {
+                    pause = EVERY_WHILE_WAITING.max(started.elapsed() * REST).min(4 * EVERY);
+                }
             }
             // Whoever leads or follows says it; here only the gauge does.
             Err(error) => {
