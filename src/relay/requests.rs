@@ -39,6 +39,8 @@ pub struct Controls {
     pub policies: Policies,
     /// Deferred rows that operators want out of the way, by id.
     pub heads: HashMap<i64, Way>,
+    /// Topics whose rows are to be tried at once, and by which request: something about them was repaired.
+    pub repaired: HashSet<(i64, Arc<str>)>,
 }
 
 /// How a row gets out of the way of its key.
@@ -61,6 +63,9 @@ impl Controls {
             let rate = rate_of(request);
             match (request.kind, topic) {
                 (Some(Kind::Pause), Some(topic)) => _ = controls.paused.insert(topic.into()),
+                (Some(Kind::RetryNow), Some(topic)) => {
+                    controls.repaired.insert((request.id, topic.into()));
+                }
                 (Some(Kind::SkipHead), _) if request.is_running => {
                     controls.heads.insert(request.last_id, Way::Bury);
                 }

@@ -254,6 +254,9 @@ impl<'a> Sender<'a> {
         self.rates.set_all(controls.rate.unwrap_or(self.term.config.rate));
         self.topics.take_controls(controls);
         self.heads.clone_from(&controls.heads);
+        for (_, topic) in &controls.repaired {
+            self.topics.may_have_changed(topic);
+        }
         self.stop_waiting();
     }
 

@@ -279,7 +279,6 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         let error = sqlx::query(&insert).execute(env.admin()).await.expect_err(&insert).to_string();
         assert!(error.contains(&format!("request refused: {reason}")), "{insert}: {error}");
     }
-    env.execute("create role admin_login login; grant outbox_admin to admin_login").await;
     let mut admin = PgConnection::connect(&env.url_as("admin_login")).await.expect("connect");
     sqlx::query("select outbox.pause('x', why => 'test')")
         .execute(&mut admin)
