@@ -184,7 +184,8 @@ async fn in_an_outage_rows_are_lost_and_counted_and_the_others_wait() {
     eventually(DEADLINE, "all are lost", async || outcome(&once, "dropped").await == 40.0).await;
     assert!(server.thaw());
     // The outage lasts until the broker has registered again; until then it leads no partition.
-    assert_complete(&env.expect_records(&well, 60).await, 2, 30);
+    // Some of them may come twice: what was in flight went out again.
+    expect_complete(&env, &well, 2, 30).await;
     write_many(&env, &once, 2, 30, 20).await;
     eventually(DEADLINE, "later ones arrive", async || outcome(&once, "delivered").await == 40.0).await;
     no_copy(&env.read_topic(&once).await);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::lines::{assert_complete, write_many};
+use crate::support::lines::{assert_complete, expect_complete, write_many};
 use crate::support::{DEADLINE, Env, Relay, blocking, eventually};
 
 const OPENED: &str =
@@ -83,7 +83,8 @@ async fn the_loss_of_a_topics_only_replica_does_not_stop_the_others() {
     // Settlement goes on, with new rows of both.
     write_many(&env, &sick, 5, 110, 500).await;
     write_many(&env, &well, 5, 110, 500).await;
-    assert_complete(&env.expect_records(&well, 1050).await, 5, 210);
+    // With the stalled topic the producer goes; what of the others was in flight may come twice.
+    expect_complete(&env, &well, 5, 210).await;
     env.eventually_true(&format!(
         "select count(*) filter (where state = 'published') = 1050 from outbox.status where topic = '{well}'"
     ))
