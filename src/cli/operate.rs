@@ -1,5 +1,6 @@
 //! The commands of operators: what they take. It decides nothing.
 
+use std::fmt;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -251,6 +252,13 @@ pub struct OfKey {
     /// The key, in base64
     #[arg(long, value_name = "BASE64")]
     pub key_base64: Option<String>,
+}
+
+impl fmt::Display for OfKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.as_ref().or(self.key_base64.as_ref()).map_or("", String::as_str);
+        write!(f, "key {key} of topic {}", self.topic)
+    }
 }
 
 /// Topics.

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::talk::{agreed, say};
 use crate::cli::operate::Change;
 use crate::store::Session;
-use crate::store::ask::Ask;
+use crate::store::ask::{Ask, ask_through};
 use crate::store::inspect::{self, RequestRow};
 
 /// Asked, and not over when the command ended.
@@ -53,7 +53,7 @@ pub async fn carry_out(
     };
     // From here on Ctrl-C has an answer.
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for Ctrl-C")?;
-    let id = inspect::ask(session, &ask).await?;
+    let id = ask_through(session, &ask).await?;
     if change.no_wait {
         say(&format!("asked as request {id}"))?;
         return Ok(ExitCode::from(NOT_OVER));

@@ -6,45 +6,46 @@ use super::carry_out::carry_out;
 use super::print;
 use super::table::{Table, dash, maybe_time, time};
 use super::talk::say;
-use crate::cli::operate::{KeysCommand, OfKey, OfTopic};
+use crate::cli::operate::{KeysCommand, OfTopic, Show};
 use crate::store::Session;
 use crate::store::ask::Ask;
 use crate::store::inspect;
 
 /// Does what was asked for.
 pub async fn run(session: &mut Session, command: KeysCommand) -> anyhow::Result<ExitCode> {
-    let (topic, limit, show) = match command {
-        KeysCommand::List { topic, limit, show } => (topic, limit, show),
+    let (ask, key_base64, change, what) = match command {
+        KeysCommand::List { topic, limit, show } => {
+            return list(session, topic.as_deref(), limit, show).await;
+        }
         KeysCommand::RetryNow { of: OfTopic { topic, key, key_base64 }, change } => {
-            let ask = of_key(Ask::retry_now(&topic, key.as_deref()), key_base64.as_deref());
-            let of = key.or(key_base64).map_or(String::new(), |key| format!("key {key} of "));
-            return carry_out(
-                session,
-                ask,
-                &change,
-                &format!("try now what waits of {of}topic {topic}"),
-                None,
-            )
-            .await;
+            let of =
+                key.as_ref().or(key_base64.as_ref()).map_or(String::new(), |key| format!("key {key} of "));
+            let what = format!("try now what waits of {of}topic {topic}");
+            (Ask::retry_now(&topic, key.as_deref()), key_base64, change, what)
         }
-        KeysCommand::SkipHead { of: OfKey { topic, key, key_base64 }, change } => {
-            let ask =
-                of_key(Ask::skip_head(&topic, key.as_deref().unwrap_or_default()), key_base64.as_deref());
-            let key = key.or(key_base64).unwrap_or_default();
-            let what =
-                format!("send the message that key {key} of topic {topic} waits for to the dead letters");
-            return carry_out(session, ask, &change, &what, None).await;
+        KeysCommand::SkipHead { of, change } => {
+            let what = format!("send the message that {of} waits for to the dead letters");
+            (Ask::skip_head(&of.topic, of.key.as_deref().unwrap_or_default()), of.key_base64, change, what)
         }
-        KeysCommand::Release { of: OfKey { topic, key, key_base64 }, change } => {
-            let ask = of_key(Ask::release(&topic, key.as_deref().unwrap_or_default()), key_base64.as_deref());
-            let key = key.or(key_base64).unwrap_or_default();
-            let what = format!(
-                "let messages of key {key} of topic {topic} pass the one that they wait for, out of order"
-            );
-            return carry_out(session, ask, &change, &what, None).await;
+        KeysCommand::Release { of, change } => {
+            let what = format!("let messages of {of} pass the one that they wait for, out of order");
+            (Ask::release(&of.topic, of.key.as_deref().unwrap_or_default()), of.key_base64, change, what)
         }
     };
-    let keys = inspect::blocked_keys(session, topic.as_deref(), limit).await?;
+    let ask = match key_base64 {
+        Some(key) => ask.key_base64(&key),
+        None => ask,
+    };
+    carry_out(session, ask, &change, &what, None).await
+}
+
+async fn list(
+    session: &mut Session,
+    topic: Option<&str>,
+    limit: i64,
+    show: Show,
+) -> anyhow::Result<ExitCode> {
+    let keys = inspect::blocked_keys(session, topic, limit).await?;
     print::found(show.output, &keys, || {
         let mut table =
             Table::new(["TOPIC", "KEY", "HEAD", "SINCE", "BEHIND IT", "ATTEMPTS", "NEXT TRY", "ERROR"]);
@@ -66,11 +67,4 @@ pub async fn run(session: &mut Session, command: KeysCommand) -> anyhow::Result<
         say(&format!("only the first {limit}; --limit shows more"))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn of_key(ask: Ask, key_base64: Option<&str>) -> Ask {
-    match key_base64 {
-        Some(key) => ask.key_base64(key),
-        None => ask,
-    }
 }

@@ -32,7 +32,6 @@ pub async fn run(session: &mut Session, show: Show) -> anyhow::Result<ExitCode> 
 }
 
 fn as_text(status: &Status) -> String {
-    let Overview { ready, retrying, behind, scheduled, laned, .. } = status.overview;
     let o = &status.overview;
     let leader = match &o.holder {
         None => "nobody leads; is a relay running?".to_owned(),
@@ -60,9 +59,12 @@ fn as_text(status: &Status) -> String {
     let mut text = facts(&[
         ("leader", leader),
         ("lag", lag),
-        ("unread", format!("{ready}")),
-        ("put off", format!("{retrying} retrying, {behind} behind one of them, {scheduled} scheduled")),
-        ("in lanes", format!("{laned}")),
+        ("unread", o.ready.to_string()),
+        (
+            "put off",
+            format!("{} retrying, {} behind one of them, {} scheduled", o.retrying, o.behind, o.scheduled),
+        ),
+        ("in lanes", o.laned.to_string()),
         ("blocked keys", o.blocked_keys.to_string()),
         ("dead letters", letters),
         ("open requests", o.open_requests.to_string()),

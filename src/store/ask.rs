@@ -208,7 +208,7 @@ pub async fn ask(connection: &mut PgConnection, ask: &Ask) -> Result<i64, AskErr
 }
 
 /// The same on a connection of the commands, which may lead through a pooler.
-pub(super) async fn ask_through(session: &mut Session, ask: &Ask) -> Result<i64, AskError> {
+pub async fn ask_through(session: &mut Session, ask: &Ask) -> Result<i64, AskError> {
     let call = session.call(ASK);
     write(ask, call, session.connection()).await
 }

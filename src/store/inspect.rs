@@ -12,7 +12,6 @@ use serde_json::Value;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::ask::{Ask, AskError};
 use super::call::Call;
 use super::{Session, StoreError};
 
@@ -259,9 +258,15 @@ impl LetterFilter {
         *self == LetterFilter::default()
     }
 
-    /// `None` stands for no condition.
-    fn ids(&self) -> Option<Vec<i64>> {
-        (!self.ids.is_empty()).then(|| self.ids.clone())
+    /// Gives the next seven `$n` their values; null is no condition.
+    fn bind<'q>(&self, call: Call<'q>) -> Call<'q> {
+        call.bind((!self.ids.is_empty()).then(|| self.ids.clone()))
+            .bind(self.fingerprint.clone())
+            .bind(self.topic.clone())
+            .bind(self.key.clone())
+            .bind(self.key_base64.clone())
+            .bind(self.dead_from.clone())
+            .bind(self.dead_until.clone())
     }
 }
 
@@ -280,30 +285,13 @@ pub async fn letters(
     limit: i64,
 ) -> Result<Vec<Letter>, StoreError> {
     let call = session.call(include_str!("sql/letter_list.sql")).bind(after).bind(limit);
-    let call = call
-        .bind(filter.ids())
-        .bind(filter.fingerprint.clone())
-        .bind(filter.topic.clone())
-        .bind(filter.key.clone())
-        .bind(filter.key_base64.clone())
-        .bind(filter.dead_from.clone())
-        .bind(filter.dead_until.clone())
-        .bind(states.to_vec());
-    documents(session, "read dead letters", call).await
+    documents(session, "read dead letters", filter.bind(call).bind(states.to_vec())).await
 }
 
 /// How many open dead letters the filter names.
 pub async fn count_letters(session: &mut Session, filter: &LetterFilter) -> Result<LetterCount, StoreError> {
     let call = session.call(include_str!("sql/letter_count.sql"));
-    let call = call
-        .bind(filter.ids())
-        .bind(filter.fingerprint.clone())
-        .bind(filter.topic.clone())
-        .bind(filter.key.clone())
-        .bind(filter.key_base64.clone())
-        .bind(filter.dead_from.clone())
-        .bind(filter.dead_until.clone());
-    document(session, "count dead letters", call).await
+    document(session, "count dead letters", filter.bind(call)).await
 }
 
 /// Payloads and headers of rows, and a note of who read them.
@@ -376,11 +364,6 @@ pub async fn find(
 pub async fn life(session: &mut Session, id: i64) -> Result<Option<Life>, StoreError> {
     let call = session.call(include_str!("sql/message_life.sql")).bind(id);
     Ok(documents(session, "read what became of a message", call).await?.pop())
-}
-
-/// Writes a request and returns its number.
-pub async fn ask(session: &mut Session, ask: &Ask) -> Result<i64, AskError> {
-    super::ask::ask_through(session, ask).await
 }
 
 async fn documents<T: DeserializeOwned>(
