@@ -89,6 +89,12 @@ begin
             ('outbox_relay', 'select, update (state, done, last_id, error, begun_at, ended_at) on outbox.request'),
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
             ('outbox_reader', 'select on outbox.request'),
+            ('outbox_relay', 'select on outbox.reconciliation'),
+            ('outbox_reader', 'select on outbox.reconciliation'),
+            -- Whether a position has passed a row.
+            ('outbox_reader', 'select (txid) on outbox.message'),
+            ('outbox_admin', 'select (txid) on outbox.message'),
+            ('outbox_admin', 'select on outbox.reconciliation'),
             ('outbox_relay', 'select, insert, update, delete on outbox.deferred, outbox.incarnation'),
             ('outbox_relay', 'select, update on outbox.lease, outbox.beat'),
             ('outbox_relay', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane'),
@@ -98,8 +104,8 @@ begin
             -- All but payload and headers: those are read through outbox.reveal.
             ('outbox_reader', 'select (id, event_id, topic, key, created_at) on outbox.message, outbox.deferred'),
             ('outbox_admin', 'select (id, event_id, topic, key, created_at) on outbox.message, outbox.deferred'),
-            ('outbox_reader', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at) on outbox.dead_letter'),
-            ('outbox_admin', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at) on outbox.dead_letter'),
+            ('outbox_reader', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at, replay) on outbox.dead_letter'),
+            ('outbox_admin', 'select (id, event_id, topic, key, partition, deliver_after, expires_at, created_at, reason_class, fingerprint, error, attempts, first_failed_at, last_failed_at, replay_count, state, dead_at, copy_topic, copied_at, changed_at, replay) on outbox.dead_letter'),
 
             ('outbox_admin', 'usage on schema outbox'),
             ('outbox_admin', 'select on outbox.status, outbox.backlog, outbox.blocked_key, outbox.dead_letter_group, outbox.open_lane, outbox.attempt, outbox.migration, outbox.ledger, outbox.lease, outbox.beat')
@@ -108,7 +114,7 @@ begin
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
                 when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
-                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal') then 'outbox_admin'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal', 'replay') then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)
@@ -116,7 +122,10 @@ begin
         where pronamespace = 'outbox'::regnamespace
         union all
         -- A check constraint is looked at by whoever writes the row, the relay's reports included.
-        select 'outbox_admin', 'execute on function outbox.is_askable(text, text, jsonb, jsonb, int)'
+        select 'outbox_admin', format('execute on function outbox.%s(text, text, jsonb, jsonb, int)', name)
+        from unnest('{is_askable,is_replayable}'::text[]) as name
+        union all
+        select 'outbox_admin', 'execute on function outbox.note_reconciliation(text, timestamptz, bigint, bigint, bigint, bigint, jsonb)'
         union all
         select who, 'execute on function outbox.receipt(bytea, int8multirange, bigint)'
         from unnest('{outbox_reader,outbox_admin}'::text[]) as who

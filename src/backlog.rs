@@ -52,6 +52,9 @@ pub async fn sample(
                 let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
                 metrics.set_oldest_pending(unread, &sample.oldest_deferred);
                 metrics.lease_epoch.set(sample.epoch as f64);
+                metrics.reconcile_missing_messages.set(sample.reconciled.missing as f64);
+                metrics.reconcile_duplicate_messages.set(sample.reconciled.duplicates as f64);
+                metrics.reconcile_last_success_timestamp.set(sample.reconciled.ended);
                 let deferred = &sample.deferred;
                 if sample.ready > 0 || deferred.retrying > 0 || deferred.behind > 0 {
                     pause = EVERY_WHILE_WAITING.max(started.elapsed() * REST).min(4 * EVERY);

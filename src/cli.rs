@@ -8,7 +8,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::operate::{
-    DlqCommand, KeysCommand, LeaseCommand, MessageOptions, RequestsCommand, Show, TopicsCommand,
+    DlqCommand, KeysCommand, LeaseCommand, MessageOptions, ReconcileOptions, ReplayOptions, RequestsCommand,
+    Show, TopicsCommand,
 };
 
 const EXAMPLES: &str = "\
@@ -22,6 +23,8 @@ Examples:
   outbox-relay dlq groups                     what messages died of, and how many
   outbox-relay dlq requeue --topic orders     send the dead letters of a topic again
   outbox-relay topics pause orders --for 30m  let a topic stand still for a while
+  outbox-relay reconcile --from 2h            is everything of the last two hours in Kafka?
+  outbox-relay replay --topic orders --from 2h  send what was written in the last two hours again
 
 Environment:
   DATABASE_URL                                postgres://user:password@host/database
@@ -33,6 +36,7 @@ Environment:
 Exit codes:
   0  done    1  failed    2  bad configuration or usage, nothing was connected
   3  asked, and not over yet: outbox-relay requests show tells what becomes of it
+  4  reconcile found messages that are missing, unaccounted for or altered
   70 an internal task ended unexpectedly: the last line says which; a restart helps, a report as well";
 
 /// Publishes the rows of a Postgres outbox table to Kafka.
@@ -89,6 +93,17 @@ pub enum Command {
     Status(Show),
     /// The life of one message: written, tried, published where, redelivered, dead
     Message(MessageOptions),
+    /// Compare what was committed with what is really in Kafka: is anything missing?
+    ///
+    /// Reads every receipt's record and compares its event id, its key and, if the login may read payloads, its payload. Changes
+    /// nothing, and needs no leader; only --repair asks for one. What it found is kept in outbox.reconciliation, which the metrics
+    /// outbox_reconcile_… show. Without a window: what was written in the last hour.
+    Reconcile(ReconcileOptions),
+    /// Send published messages again, to their topic or to another one
+    ///
+    /// The copies carry their event ids and the header outbox-replay with the number of the request. They go in order within each
+    /// key and before later messages of it. What retention.published has removed cannot be sent again.
+    Replay(ReplayOptions),
     /// Dead letters: see what failed, send it again, or give it up
     #[command(subcommand)]
     Dlq(DlqCommand),

@@ -265,6 +265,7 @@ impl Daemon {
             policies: self.config.policies.clone(),
             stall_after: self.config.kafka.stall_after,
             retention: self.config.retention.clone(),
+            dedupe_window: self.config.consumers.dedupe_window,
             stamp: Stamp {
                 names: HeaderNames {
                     event_id: self.config.kafka.header_event_id.clone(),
@@ -402,7 +403,8 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-fn kafka_settings(config: &Config) -> KafkaSettings {
+/// What clients of the configured cluster are made from.
+pub fn kafka_settings(config: &Config) -> KafkaSettings {
     let properties = config.kafka.properties.iter();
     KafkaSettings {
         brokers: config.kafka.brokers.join(","),

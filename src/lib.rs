@@ -14,6 +14,7 @@
 //! - `leader`: when a lease may be taken and for how long it may be trusted.
 //! - `relay`: the three loops and how they meet: `read` the next page, `send` this one, `settle` the previous one.
 //! - `store`: Postgres, one typed function per file of `store/sql`. `kafka`: producers, their reports and error classes.
+//! - `reconcile`: compares rows and receipts with what is really in the topics.
 //! - `backlog`: samples what waits, for the gauges of leader and standbys alike.
 //! - `policy`, `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
@@ -59,6 +60,7 @@ pub mod partition;
 pub mod policy;
 pub mod position;
 pub mod receipt;
+pub mod reconcile;
 pub mod relay;
 pub mod servers;
 pub mod store;

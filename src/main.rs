@@ -49,6 +49,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         command @ (Command::Status(_)
         | Command::Message(_)
+        | Command::Replay(_)
         | Command::Dlq(_)
         | Command::Keys(_)
         | Command::Topics(_)
@@ -56,6 +57,12 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Requests(_)) => {
             let config = Config::load_without_kafka(file, config::environment())?;
             // Only what went wrong may stand between a command's own lines.
+            let level = Targets::new().with_default(LevelFilter::WARN);
+            telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
+            block_on(ops::run(config, command))
+        }
+        command @ Command::Reconcile(_) => {
+            let config = load(file)?;
             let level = Targets::new().with_default(LevelFilter::WARN);
             telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
             block_on(ops::run(config, command))

@@ -55,6 +55,12 @@ pub struct Metrics {
     pub loss_incidents: IntCounter,
     /// Such rows that are not published yet.
     pub unaccounted_messages: Gauge,
+    /// Messages that the newest reconciliations have not found in Kafka.
+    pub reconcile_missing_messages: Gauge,
+    /// Records that they have found beyond the first of their row.
+    pub reconcile_duplicate_messages: Gauge,
+    /// When the newest one ended, in Unix seconds.
+    pub reconcile_last_success_timestamp: Gauge,
     /// When the oldest row of the ring was written, in Unix seconds.
     pub oldest_slot_timestamp: Gauge,
     /// When the oldest open transaction began, in Unix seconds.
@@ -138,6 +144,9 @@ impl Metrics {
             table_bytes: Labelled::new(|label| table_bytes.with_label_values(&[label])),
             loss_incidents: build.counter("outbox_loss_incidents_total"),
             unaccounted_messages: build.gauge("outbox_unaccounted_messages"),
+            reconcile_missing_messages: build.gauge("outbox_reconcile_missing_messages"),
+            reconcile_duplicate_messages: build.gauge("outbox_reconcile_duplicate_messages"),
+            reconcile_last_success_timestamp: build.gauge("outbox_reconcile_last_success_timestamp_seconds"),
             oldest_slot_timestamp: build.gauge("outbox_oldest_slot_timestamp_seconds"),
             oldest_transaction_timestamp: build.gauge("outbox_oldest_transaction_timestamp_seconds"),
             topic_lane: build.gauges("outbox_topic_lane"),

@@ -90,6 +90,96 @@ pub struct MessageOptions {
     pub show: Show,
 }
 
+/// What is compared.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct ReconcileOptions {
+    /// Messages from this id on
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(i64).range(1..), conflicts_with = "from")]
+    pub from_id: Option<i64>,
+    /// Messages up to this id
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(i64).range(1..), conflicts_with = "until")]
+    pub until_id: Option<i64>,
+    /// Written at this time or later: 2026-01-31T12:00:00Z, or a duration ago such as 2h [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Written at this time or before
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Everything that retention has left
+    #[arg(long, conflicts_with_all = ["from_id", "from"])]
+    pub all: bool,
+    /// Publish what is missing, after asking
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: show what would be published, and do nothing
+    #[arg(long, requires = "repair")]
+    pub dry_run: bool,
+    /// With --repair: do not ask
+    #[arg(long, requires = "repair")]
+    pub yes: bool,
+    /// How.
+    #[command(flatten)]
+    pub show: Show,
+}
+
+/// Which published messages are sent again. All conditions hold together.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct ReplayOptions {
+    /// The message of this id (its outbox-seq header); may be given several times
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(i64).range(1..))]
+    pub id: Vec<i64>,
+    /// The message of this event id; may be given several times
+    #[arg(long, value_name = "UUID")]
+    pub event_id: Vec<uuid::Uuid>,
+    /// How far back an event id is looked for
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub within: Duration,
+    /// Messages from this id on
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(i64).range(1..))]
+    pub from_id: Option<i64>,
+    /// Messages up to this id
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(i64).range(1..))]
+    pub until_id: Option<i64>,
+    /// Written at this time or later: 2026-01-31T12:00:00Z, or a duration ago such as 2h
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Written at this time or before
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Messages of a topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Messages of a key, which is text
+    #[arg(long, conflicts_with = "key_base64")]
+    pub key: Option<String>,
+    /// Messages of a key, in base64
+    #[arg(long, value_name = "BASE64")]
+    pub key_base64: Option<String>,
+    /// Everything that retention has left
+    #[arg(long)]
+    pub all: bool,
+    /// To this topic instead of their own
+    #[arg(long, value_name = "TOPIC")]
+    pub to: Option<String>,
+    /// At most so many a second
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Only the first so many, in order of id
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub max: Option<i64>,
+    /// Also those that are older than consumers.dedupe_window
+    #[arg(long)]
+    pub beyond_window: bool,
+    /// Give up after this time; until then the messages stay, whatever retention.published says
+    #[arg(long = "for", value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub lasting: Duration,
+    /// How to go about it.
+    #[command(flatten)]
+    pub change: Change,
+}
+
 /// Dead letters: messages that need a human.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DlqCommand {
@@ -140,6 +230,9 @@ pub enum DlqCommand {
         /// Only the first so many, in order of id
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         max: Option<u64>,
+        /// Also those that are older than consumers.dedupe_window; they get the header outbox-replay
+        #[arg(long)]
+        beyond_window: bool,
         /// How to go about it.
         #[command(flatten)]
         change: Change,

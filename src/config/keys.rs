@@ -71,6 +71,12 @@ pub const KEYS: &[Key] = &[
         meaning: "Name of a header that carries the epoch of the sending leader; off adds none.",
     },
     Key {
+        name: "consumers.dedupe_window",
+        // Kafka keeps records a week unless told otherwise; whoever remembers event ids rarely does so for longer.
+        default: "7d",
+        meaning: "How long consumers remember the event ids that they have seen; older messages are sent again only with --beyond-window, and marked.",
+    },
+    Key {
         name: "relay.poll_min",
         // Half of it is the mean wait of a row that arrives alone; a poll that finds nothing new touches two buffers.
         default: "5ms",

@@ -35,6 +35,7 @@ pub const DEFAULT_FILE: &str = "outbox-relay.toml";
 pub struct Config {
     pub postgres: PostgresConfig,
     pub kafka: KafkaConfig,
+    pub consumers: ConsumersConfig,
     pub relay: RelayConfig,
     pub lease: LeaseConfig,
     pub retry: RetryConfig,
@@ -72,6 +73,13 @@ pub struct KafkaConfig {
     pub header_seq: String,
     /// Header with the sender's epoch, if wanted.
     pub header_epoch: Option<String>,
+}
+
+/// What is known of those who read the records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumersConfig {
+    /// How long they remember event ids.
+    pub dedupe_window: Duration,
 }
 
 /// How the three loops pace and bound themselves.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::read::{Reader, parse_count, parse_duration, parse_size};
-use super::{Config, ConfigError, DEFAULT_FILE, HttpConfig, KafkaConfig, LeaseConfig, LogConfig};
+use super::{
+    Config, ConfigError, ConsumersConfig, DEFAULT_FILE, HttpConfig, KafkaConfig, LeaseConfig, LogConfig,
+};
 use super::{
     PostgresConfig, RelayConfig, RetentionConfig, RetryConfig, layers, postgres_url, properties, topics,
 };
@@ -39,6 +41,9 @@ pub(super) fn load(
     let mut config = Config {
         postgres: postgres(&mut reader),
         kafka: kafka(&mut reader, needs_kafka),
+        consumers: ConsumersConfig {
+            dedupe_window: reader.duration("consumers.dedupe_window", SECOND..=3650 * 24 * HOUR),
+        },
         relay: relay(&mut reader),
         lease: LeaseConfig { ttl: reader.duration("lease.ttl", SECOND..=2 * MINUTE) },
         retry: RetryConfig {

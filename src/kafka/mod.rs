@@ -3,6 +3,7 @@
 //! Owns producers, the broker's error codes and the facts about topics. Knows nothing of Postgres, and decides
 //! nothing about a row's future: it says what happened ([`Report`], [`Refusal`]), `verdict` says what follows.
 
+mod auditor;
 mod callbacks;
 mod classify;
 mod consumer;
@@ -14,6 +15,7 @@ mod settings;
 mod status;
 mod topics;
 
+pub use auditor::{Auditor, Found, Marks, Stretch};
 pub use consumer::{Consumer, Record};
 pub use mock::MockKafka;
 pub use own_topic::OwnTopic;

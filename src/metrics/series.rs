@@ -151,6 +151,21 @@ pub const SERIES: &[Series] = &[
         "When the oldest open transaction of the server began, 0 when there is none.",
     ),
     gauge(
+        "outbox_reconcile_missing_messages",
+        &[],
+        "Messages that a reconciliation has not found in Kafka, and that no later one over the same window has found.",
+    ),
+    gauge(
+        "outbox_reconcile_duplicate_messages",
+        &[],
+        "Records beyond the first of their row that these reconciliations have found.",
+    ),
+    gauge(
+        "outbox_reconcile_last_success_timestamp_seconds",
+        &[],
+        "When the newest reconciliation ended, whatever it found, in Unix seconds; 0 if there was none.",
+    ),
+    gauge(
         "outbox_unaccounted_messages",
         &[],
         "Rows that were passed by, that no settlement accounts for, and that are not published yet.",

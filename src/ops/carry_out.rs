@@ -25,7 +25,18 @@ const UNHEARD: Duration = Duration::from_secs(5);
 
 /// Requests of these kinds are done when the leader has gone through all rows; others stay in effect.
 fn is_work(kind: &str) -> bool {
-    matches!(kind, "requeue" | "discard" | "cancel" | "resume" | "retry_now" | "skip_head" | "resign")
+    matches!(
+        kind,
+        "requeue"
+            | "discard"
+            | "replay"
+            | "repair"
+            | "cancel"
+            | "resume"
+            | "retry_now"
+            | "skip_head"
+            | "resign"
+    )
 }
 
 /// Does what was asked for, or says what it would be. `would` is a sentence without an end, such as "requeue 7 dead letters".

@@ -1,25 +1,30 @@
 //! `outbox-relay dlq`: dead letters by cause and one by one; send them again, give them up, take them elsewhere.
 
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use super::carry_out::carry_out;
 use super::print;
+use super::replay;
 use super::table::{Table, dash, facts, maybe_time, time};
 use super::talk::say;
 use crate::cli::operate::{Change, DlqCommand, Filter};
-use crate::store::Session;
+use crate::config::ConsumersConfig;
 use crate::store::ask::{Ask, Letters};
 use crate::store::inspect::{self, Content, Letter, LetterFilter, LetterGroup};
+use crate::store::{self, Session};
 
 /// Letters of one page of an export.
 const PAGE: i64 = 1000;
 
 /// Does what was asked for.
-pub async fn run(session: &mut Session, command: DlqCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    session: &mut Session,
+    consumers: &ConsumersConfig,
+    command: DlqCommand,
+) -> anyhow::Result<ExitCode> {
     match command {
         DlqCommand::Groups { show } => {
             let groups = inspect::letter_groups(session).await?;
@@ -44,9 +49,10 @@ pub async fn run(session: &mut Session, command: DlqCommand) -> anyhow::Result<E
                 letter_as_text(&letter, content.as_ref())
             })?;
         }
-        DlqCommand::Requeue { filter, all, rate, max, change } => {
-            let (letters, count) = meant(session, &filter, all, max).await?;
+        DlqCommand::Requeue { filter, all, rate, max, beyond_window, change } => {
+            let (letters, count) = meant(session, &filter, all, max, consumers).await?;
             let Some(count) = count else { return nothing() };
+            replay::look_at_window(count.beyond, beyond_window, consumers.dedupe_window)?;
             let ask = match rate {
                 Some(rate) => Ask::requeue(letters).pace(rate),
                 None => Ask::requeue(letters),
@@ -62,7 +68,7 @@ pub async fn run(session: &mut Session, command: DlqCommand) -> anyhow::Result<E
             .await;
         }
         DlqCommand::Discard { filter, all, reason, max, dry_run, yes, no_wait } => {
-            let (letters, count) = meant(session, &filter, all, max).await?;
+            let (letters, count) = meant(session, &filter, all, max, consumers).await?;
             let Some(count) = count else { return nothing() };
             let change = Change { dry_run, yes, no_wait, why: Some(reason) };
             return carry_out(
@@ -84,6 +90,8 @@ pub async fn run(session: &mut Session, command: DlqCommand) -> anyhow::Result<E
 /// How many letters a filter names, and how a sentence calls them.
 struct Count {
     rows: i64,
+    /// Written so long ago that consumers may have forgotten them.
+    beyond: i64,
     text: String,
 }
 
@@ -93,6 +101,7 @@ async fn meant(
     filter: &Filter,
     all: bool,
     max: Option<u64>,
+    consumers: &ConsumersConfig,
 ) -> anyhow::Result<(Letters, Option<Count>)> {
     let filter = filter_of(filter);
     if filter.is_empty() && !all {
@@ -100,7 +109,7 @@ async fn meant(
             "it names no dead letters: give --id, --group, --topic, --key, --from or --until, or --all for every open one"
         );
     }
-    let count = inspect::count_letters(session, &filter).await?;
+    let count = inspect::count_letters(session, &filter, consumers.dedupe_window).await?;
     let rows = max.map_or(count.letters, |max| count.letters.min(i64::try_from(max).unwrap_or(i64::MAX)));
     let text =
         format!("{rows} dead letters of {} topics, which died of {} causes,", count.topics, count.causes);
@@ -114,7 +123,7 @@ async fn meant(
     if let Some(max) = max {
         fields.insert("max".to_owned(), json!(max));
     }
-    Ok((Letters::of_filter(fields), (rows > 0).then_some(Count { rows, text })))
+    Ok((Letters::of_filter(fields), (rows > 0).then_some(Count { rows, beyond: count.beyond, text })))
 }
 
 fn nothing() -> anyhow::Result<ExitCode> {
@@ -125,13 +134,7 @@ fn nothing() -> anyhow::Result<ExitCode> {
 /// The filter in the server's words.
 fn filter_of(filter: &Filter) -> LetterFilter {
     let Filter { id, group, topic, key, key_base64, from, until } = filter.clone();
-    let time = |text: String| match humantime::parse_duration(&text) {
-        Ok(ago) => {
-            let at = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
-            humantime::format_rfc3339_micros(at).to_string()
-        }
-        Err(_) => text,
-    };
+    let time = |text: String| store::replay::time(&text);
     LetterFilter {
         ids: id,
         fingerprint: group,

@@ -98,6 +98,16 @@ fn as_text(life: &Life) -> String {
         let what = format!("published under epoch {}", publication.epoch);
         events.push((publication.at.clone(), [time(&publication.at), what, place]));
     }
+    for copy in &life.replayed {
+        let known =
+            |number: Option<i64>| number.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
+        let place =
+            format!("{}, partition {}, offset {}", copy.topic, known(copy.partition), known(copy.offset));
+        events.push((
+            copy.at.clone(),
+            [time(&copy.at), format!("replayed by request {}", copy.request), place],
+        ));
+    }
     events.sort();
     for (_, event) in events {
         table.row(event);

@@ -7,6 +7,8 @@ pub mod lease;
 pub mod message;
 pub mod migrate;
 pub mod print;
+pub mod reconcile;
+pub mod replay;
 pub mod requests;
 pub mod status;
 mod table;
@@ -25,7 +27,9 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     let ended = match command {
         Command::Status(show) => status::run(&mut session, show).await,
         Command::Message(options) => message::run(&mut session, options).await,
-        Command::Dlq(command) => dlq::run(&mut session, command).await,
+        Command::Reconcile(options) => reconcile::run(&mut session, &config, options).await,
+        Command::Replay(options) => replay::run(&mut session, &config.consumers, options).await,
+        Command::Dlq(command) => dlq::run(&mut session, &config.consumers, command).await,
         Command::Keys(command) => keys::run(&mut session, command).await,
         Command::Topics(command) => topics::run(&mut session, command).await,
         Command::Lease(command) => lease::run(&mut session, command).await,

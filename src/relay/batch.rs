@@ -7,7 +7,7 @@ use crate::message::OutboxRow;
 use crate::position::Position;
 use crate::receipt::Receipt;
 use crate::store::deferred::DueRow;
-use crate::store::settle::{Attempt, Death, Deferral, Outcome, Reason};
+use crate::store::settle::{Attempt, Death, Deferral, Outcome, Reason, Replayed};
 use crate::verdict::Route;
 
 use super::lanes::Opening;
@@ -230,7 +230,18 @@ impl DueBatch {
         let mut once = Vec::new();
         for (due, fate) in self.rows.into_iter().zip(self.fates) {
             match fate {
-                Fate::Published(receipt) => decided.outcome.published.push((due.row.id, receipt)),
+                Fate::Published(receipt) => match due.replay {
+                    None => decided.outcome.published.push((due.row.id, receipt)),
+                    Some(request) => {
+                        let topic = Arc::clone(&due.row.topic);
+                        decided.outcome.rare.replayed.push(Replayed {
+                            request,
+                            topic,
+                            id: due.row.id,
+                            receipt,
+                        });
+                    }
+                },
                 Fate::Expired => decided.outcome.expired.push(due.row.id),
                 Fate::Dead(death) => decided.outcome.rare.dead.push(*death),
                 Fate::Dropped => {

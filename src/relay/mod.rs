@@ -80,6 +80,8 @@ pub struct Term {
     pub stall_after: Duration,
     /// `[retention]`.
     pub retention: RetentionConfig,
+    /// `consumers.dedupe_window`.
+    pub dedupe_window: Duration,
     /// What every record gets.
     pub stamp: Stamp,
     /// All metrics.
@@ -186,6 +188,11 @@ pub struct Entrant {
 pub enum Origin {
     /// `outbox.dead_letter`: somebody asked for another try.
     Requeued,
+    /// `outbox.message`: published before, and somebody wants them to go out again, to another topic maybe.
+    Replayed {
+        /// They go to another topic than their own.
+        elsewhere: bool,
+    },
     /// `outbox.message`: nobody accounts for it.
     Found,
 }

@@ -1,13 +1,15 @@
 //! Requests: carries out what operators ask for, one page after another, and reports on it.
 //!
-//! Owns which requests are in effect. It moves no row itself: dead letters enter the ordered pipeline through the retry loop, and
-//! are given up by a settlement ([`letters`]); copies of them go beside it ([`copies`]).
+//! Owns which requests are in effect. It moves no row itself: dead letters, and published rows that are to go out again
+//! ([`replay`]), enter the ordered pipeline through the retry loop, and letters are given up by a settlement ([`letters`]); copies of
+//! them go beside it ([`copies`]).
 //!
 //! Requests that change what is in effect, and those that cancel others, never wait for long ones.
 
 mod copies;
 mod keys;
 mod letters;
+mod replay;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -163,7 +165,7 @@ async fn take_effect(
         let (progress, last_id, error) = match request.kind {
             None => refuse(request, "this relay does not know that kind of request"),
             Some(_) if request.expired => (Progress::Expired, request.last_id, None),
-            Some(Kind::Requeue | Kind::Discard) => continue,
+            Some(Kind::Requeue | Kind::Discard | Kind::Replay | Kind::Repair) => continue,
             // The others of its kind have been carried out above.
             Some(Kind::Cancel) => refuse(request, "it names no request"),
             Some(kind @ (Kind::RetryNow | Kind::SkipHead | Kind::Release)) => {

@@ -118,6 +118,19 @@ impl Ask {
         Ask { filter: letters.0, ..Ask::new("discard", None, None) }
     }
 
+    /// Published rows are to be sent again, in order of id within each key and before later rows of the key.
+    pub(crate) fn replay(filter: Map<String, Value>, to: Option<&str>, beyond_window: bool) -> Ask {
+        let mut value = Map::new();
+        value.extend(to.map(|to| ("to".to_owned(), json!(to))));
+        value.extend(beyond_window.then(|| ("beyond_window".to_owned(), json!(true))));
+        Ask { filter, ..Ask::new("replay", None, Some(Value::Object(value))) }
+    }
+
+    /// Rows whose records are missing are to be sent again; at most ten thousand.
+    pub(crate) fn repair(ids: &[i64]) -> Ask {
+        Ask { filter: Map::from_iter([("ids".to_owned(), json!(ids))]), ..Ask::new("repair", None, None) }
+    }
+
     /// A topic is to stand still until it is resumed.
     pub fn pause(topic: &str) -> Ask {
         Ask::new("pause", Some(topic), None)

@@ -6,6 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::deferred::{DeferredCounts, counts};
+use super::reconcile::{self, Newest};
 use super::{Session, StoreError};
 
 /// One sample.
@@ -21,14 +22,17 @@ pub struct Backlog {
     pub oldest_deferred: BTreeMap<String, f64>,
     /// The lease's epoch.
     pub epoch: i64,
+    /// What reconciliations have found.
+    pub reconciled: Newest,
 }
 
-/// Takes a sample: three short statements, whatever the backlog.
+/// Takes a sample: four short statements, whatever the backlog.
 pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
     const WHAT: &str = "measure the backlog";
     let row = session.one(WHAT, session.call(include_str!("sql/backlog.sql"))).await?;
     let oldest = session.all(WHAT, session.call(include_str!("sql/deferred_oldest.sql"))).await?;
     let deferred = counts(session).await?;
+    let reconciled = reconcile::newest(session).await?;
     let read = |row: &PgRow, oldest: &[PgRow]| -> Result<Backlog, sqlx::Error> {
         let topic: Option<String> = row.try_get("topic")?;
         let created_at: Option<f64> = row.try_get("created_at")?;
@@ -41,6 +45,7 @@ pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
                 .map(|row| Ok((row.try_get("topic")?, row.try_get("oldest")?)))
                 .collect::<Result<_, sqlx::Error>>()?,
             epoch: row.try_get("epoch")?,
+            reconciled,
         })
     };
     read(&row, &oldest).map_err(|e| StoreError::from_sqlx(WHAT, e))

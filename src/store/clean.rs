@@ -27,6 +27,8 @@ pub struct Slot {
     pub bytes: u64,
     /// The clock fills it now.
     pub in_use: bool,
+    /// A replay has still to come to rows in it.
+    pub held: bool,
 }
 
 /// One page of the sweep.
@@ -118,6 +120,7 @@ pub async fn slots(session: &mut Session) -> Result<Vec<Slot>, StoreError> {
             age: Duration::from_secs_f64((now - newest).max(0.0)),
             bytes: row.try_get::<i64, _>("bytes")?.max(0) as u64,
             in_use: row.try_get("in_use")?,
+            held: row.try_get("held")?,
         })
     };
     let slots: Result<Vec<Slot>, sqlx::Error> = rows.iter().map(read).collect();

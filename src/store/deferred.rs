@@ -28,6 +28,8 @@ pub struct DueRow {
     pub passable: bool,
     /// It is due while an earlier row of its key waits: it has to get behind that one.
     pub waits: bool,
+    /// The request whose copy of a published row it is.
+    pub replay: Option<i64>,
 }
 
 /// Due rows, and what was known when they were read.
@@ -104,6 +106,7 @@ pub async fn due(session: &mut Session, limits: &DueLimits, since_us: i64) -> Re
                 first_rejected_us: row::timestamp(row, 14)?,
                 passable: row::flag(row, 15)?,
                 waits: row::flag(row, 16)?,
+                replay: row::int8(row, 17)?,
             });
             Ok(())
         })

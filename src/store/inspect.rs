@@ -60,6 +60,8 @@ pub struct LetterCount {
     pub letters: i64,
     pub topics: i64,
     pub causes: i64,
+    /// Written so long ago that consumers may have forgotten them.
+    pub beyond: i64,
 }
 
 /// Payload and headers of a row.
@@ -200,6 +202,19 @@ pub struct Life {
     pub failed: Vec<FailedAttempt>,
     /// More than once: after a crash, a takeover, a requeue.
     pub published: Vec<Publication>,
+    /// Copies that operators have asked for.
+    pub replayed: Vec<Replay>,
+}
+
+/// A copy of a published row that has gone out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of outbox.ledger.replayed and outbox.receipt")]
+pub struct Replay {
+    pub at: String,
+    pub request: i64,
+    pub topic: String,
+    pub partition: Option<i64>,
+    pub offset: Option<i64>,
 }
 
 /// An attempt that Kafka did not confirm.
@@ -288,10 +303,14 @@ pub async fn letters(
     documents(session, "read dead letters", filter.bind(call).bind(states.to_vec())).await
 }
 
-/// How many open dead letters the filter names.
-pub async fn count_letters(session: &mut Session, filter: &LetterFilter) -> Result<LetterCount, StoreError> {
+/// How many open dead letters the filter names; `window` is how long consumers remember messages.
+pub async fn count_letters(
+    session: &mut Session,
+    filter: &LetterFilter,
+    window: Duration,
+) -> Result<LetterCount, StoreError> {
     let call = session.call(include_str!("sql/letter_count.sql"));
-    document(session, "count dead letters", filter.bind(call)).await
+    document(session, "count dead letters", filter.bind(call).bind(window.as_secs_f64())).await
 }
 
 /// Payloads and headers of rows, and a note of who read them.
@@ -375,7 +394,7 @@ async fn documents<T: DeserializeOwned>(
     rows.iter().map(|row| parse(what, row)).collect()
 }
 
-async fn document<T: DeserializeOwned>(
+pub(super) async fn document<T: DeserializeOwned>(
     session: &mut Session,
     what: &'static str,
     call: Call<'_>,

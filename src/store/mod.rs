@@ -19,6 +19,8 @@ pub mod migration;
 pub mod poll;
 pub mod publish;
 pub mod rebase;
+pub mod reconcile;
+pub mod replay;
 pub mod request;
 mod row;
 pub mod settle;

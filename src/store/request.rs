@@ -37,6 +37,10 @@ pub enum Kind {
     Release,
     /// The leader steps down.
     Resign,
+    /// Published rows go out again.
+    Replay,
+    /// The same, of rows whose record is missing.
+    Repair,
 }
 
 /// Rows of a topic, of one key if it is given.
@@ -162,6 +166,8 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
             "skip_head" => Some(Kind::SkipHead),
             "release" => Some(Kind::Release),
             "resign" => Some(Kind::Resign),
+            "replay" => Some(Kind::Replay),
+            "repair" => Some(Kind::Repair),
             _ => None,
         },
         topic: row.try_get("topic")?,

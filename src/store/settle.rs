@@ -3,6 +3,7 @@
 //! Owns the shape of a settlement on its way to `outbox.settle`. A settlement is repeated only as it was, with its
 //! seq; anything new takes the next one. That is why it is built once ([`Settlement`]) and sent as often as needed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -125,8 +126,32 @@ pub struct LaneStep {
 pub struct RequestPage {
     /// The request.
     pub request: i64,
-    /// The last letter of the page.
+    /// The last letter or row of the page.
     pub last_id: i64,
+    /// How long consumers remember, in seconds: older letters are marked when they enter.
+    pub window_s: i64,
+}
+
+/// Published rows that enter `outbox.deferred` as copies. Whose page they are is in [`Rare::request`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReplayPage {
+    /// The rows.
+    pub ids: Vec<i64>,
+    /// The topic that they go to, if it is not their own.
+    pub to: Option<Arc<str>>,
+}
+
+/// A copy that Kafka has confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// The request that asked for it.
+    pub request: i64,
+    /// Where it went.
+    pub topic: Arc<str>,
+    /// The row that it is a copy of.
+    pub id: i64,
+    /// Where it is.
+    pub receipt: Receipt,
 }
 
 /// What a settlement records, in any order.
@@ -167,6 +192,10 @@ pub struct Rare {
     pub copied: Vec<i64>,
     /// Parked rows that are due now: topic, how many.
     pub woken: Vec<(Arc<str>, i64)>,
+    /// Published rows that go out again.
+    pub replay: Option<ReplayPage>,
+    /// Copies of published rows that have gone out.
+    pub replayed: Vec<Replayed>,
 }
 
 impl Rare {
@@ -185,19 +214,24 @@ impl Rare {
         self.discarded.extend(other.discarded);
         self.copied.extend(other.copied);
         self.woken.extend(other.woken);
+        self.replay = other.replay.or(self.replay.take());
+        self.replayed.extend(other.replayed);
     }
 
     /// It holds something that must not be lost. A lane's position that is lost only repeats rows.
     fn is_durable(&self) -> bool {
-        let Rare { lanes: _, dead, attempts, requeued, passable: _, discarded, request, copied, woken } =
-            self;
+        let Rare {
+            lanes: _, passable: _, dead, attempts, requeued, discarded, request, copied, woken, ..
+        } = self;
         !(dead.is_empty()
             && attempts.is_empty()
             && requeued.is_empty()
             && discarded.is_empty()
             && request.is_none()
             && copied.is_empty()
-            && woken.is_empty())
+            && woken.is_empty()
+            && self.replay.is_none()
+            && self.replayed.is_empty())
     }
 
     /// As `outbox.settle` reads it; `None` when there is nothing.
@@ -235,11 +269,31 @@ impl Rare {
             "woken",
             self.woken.iter().map(|(topic, rows)| json!({"topic": &**topic, "rows": rows})).collect(),
         );
-        if let Some(page) = self.request {
-            parts.insert("request".to_owned(), json!({"id": page.request, "last_id": page.last_id}));
+        put("replayed", replayed(&self.replayed));
+        if let Some(page) = &self.replay {
+            parts.insert("replay".to_owned(), json!({"ids": page.ids, "to": page.to.as_deref()}));
+        }
+        if let Some(RequestPage { request, last_id, window_s }) = self.request {
+            let page = json!({"id": request, "last_id": last_id, "window_s": window_s});
+            parts.insert("request".to_owned(), page);
         }
         (!parts.is_empty()).then(|| serde_json::Value::Object(parts).to_string())
     }
+}
+
+/// Confirmed copies, each topic's of each request together: their ids and receipts are as compact as those of other rows.
+fn replayed(copies: &[Replayed]) -> Vec<serde_json::Value> {
+    let mut groups: BTreeMap<(i64, &str), Vec<(i64, Receipt)>> = BTreeMap::new();
+    for copy in copies {
+        groups.entry((copy.request, &copy.topic)).or_default().push((copy.id, copy.receipt));
+    }
+    let group = |((request, topic), mut copies): ((i64, &str), Vec<(i64, Receipt)>)| {
+        copies.sort_unstable_by_key(|(id, _)| *id);
+        let receipts = receipt::encode(copies.iter().map(|(_, receipt)| *receipt));
+        let hex: String = receipts.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({"request": request, "topic": topic, "ids": multirange(copies.iter().map(|(id, _)| *id)), "receipts": hex})
+    };
+    groups.into_iter().map(group).collect()
 }
 
 /// A settlement ready to be sent, as often as it takes.
@@ -355,7 +409,7 @@ impl Settlement {
 }
 
 /// The text of an `int8multirange` that holds exactly these ids, which are in ascending order.
-fn multirange(ids: impl IntoIterator<Item = i64>) -> String {
+pub(super) fn multirange(ids: impl IntoIterator<Item = i64>) -> String {
     let mut text = String::from("{");
     let mut open: Option<(i64, i64)> = None;
     let mut close = |range: Option<(i64, i64)>| {

@@ -26,6 +26,8 @@ mod pooler;
 #[path = "../faults/proxy/mod.rs"]
 mod proxy;
 mod reading;
+mod reconcile;
+mod replay;
 mod requests;
 mod schema;
 mod servers;

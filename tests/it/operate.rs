@@ -9,7 +9,7 @@ use crate::support::lines::{Line, versions, write};
 use crate::support::{DEADLINE, Env, RelayBuilder, eventually};
 
 /// A member of outbox_admin, unless another login is named.
-fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
+pub fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
     command
         .args(arguments)
@@ -30,14 +30,15 @@ async fn run_as(env: &Env, login: &str, arguments: &[&str]) -> Output {
         .expect("it starts")
 }
 
-struct Said {
-    code: i32,
-    data: String,
-    talk: String,
+/// What a command said.
+pub struct Said {
+    pub code: i32,
+    pub data: String,
+    pub talk: String,
 }
 
 impl Said {
-    fn of(output: Output) -> Said {
+    pub fn of(output: Output) -> Said {
         Said {
             code: output.status.code().unwrap_or(-1),
             data: String::from_utf8(output.stdout).expect("UTF-8"),
@@ -46,18 +47,19 @@ impl Said {
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}{}", self.data, self.talk))
     }
 }
 
-async fn say(env: &Env, arguments: &str) -> Said {
+/// As a member of outbox_admin.
+pub async fn say(env: &Env, arguments: &str) -> Said {
     let arguments: Vec<&str> = arguments.split(' ').collect();
     Said::of(run_as(env, "admin_login", &arguments).await)
 }
 
 #[track_caller]
-fn says(said: &Said, code: i32, words: &[&str]) {
+pub fn says(said: &Said, code: i32, words: &[&str]) {
     let all = format!("{}{}", said.data, said.talk);
     assert_eq!(said.code, code, "{all}");
     for word in words {

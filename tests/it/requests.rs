@@ -273,7 +273,27 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("kind, topic, filter", r#"'pause', 'x', '{"key": "k"}'"#, "pause has no filter"),
         ("kind, value", r#"'rate', '{"rate": 1.5}'"#, "a rate is a whole number"),
         ("kind, value", r#"'rate', '{"rate": 5000000000}'"#, "a rate is a whole number"),
-        ("kind", "'replay'", "'replay' is no kind of request"),
+        ("kind", "'beam'", "'beam' is no kind of request; there are requeue"),
+        ("kind", "'replay'", "it names no messages"),
+        ("kind, topic, filter", r#"'replay', 'x', '{"from_id": 1}'"#, "replay names a topic in its filter"),
+        (
+            "kind, filter",
+            r#"'replay', '{"dead_from": "now"}'"#,
+            "the filter has unknown fields; there are ids, from_id",
+        ),
+        ("kind, filter", r#"'replay', '{"from_id": "1"}'"#, "from_id is no number"),
+        ("kind, filter", r#"'replay', '{"written_from": "someday"}'"#, "written_from is no time: 'someday'"),
+        (
+            "kind, filter, value",
+            r#"'replay', '{"ids": [1]}', '{"to": "a b"}'"#,
+            "to needs the name of one topic",
+        ),
+        (
+            "kind, filter, value",
+            r#"'replay', '{"ids": [1]}', '{"at": "a"}'"#,
+            "the value of replay has unknown fields",
+        ),
+        ("kind, filter", r#"'repair', '{"from_id": 1}'"#, "repair needs ids and nothing else"),
     ] {
         let insert = format!("insert into outbox.request ({columns}) values ({values})");
         let error = sqlx::query(&insert).execute(env.admin()).await.expect_err(&insert).to_string();

@@ -67,6 +67,7 @@ table outbox.dead_letter owner outbox_owner
     copy_topic text rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     copied_at timestamp with time zone rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     changed_at timestamp with time zone rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
+    replay bigint rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     constraint dead_letter_pkey PRIMARY KEY (id)
     constraint dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'requeued'::text, 'discarded'::text])))
     CREATE INDEX dead_letter_age_idx ON outbox.dead_letter USING btree (COALESCE(changed_at, dead_at))
@@ -108,6 +109,7 @@ table outbox.deferred owner outbox_owner with {autovacuum_vacuum_scale_factor=0.
     error text
     deferred_at timestamp with time zone not null default clock_timestamp()
     passable boolean not null default false
+    replay bigint
     constraint deferred_check CHECK (((due_at IS NOT NULL) OR (reason = 'behind'::text)))
     constraint deferred_pkey PRIMARY KEY (id)
     constraint deferred_reason_check CHECK ((reason = ANY (ARRAY['retry'::text, 'behind'::text, 'scheduled'::text])))
@@ -160,6 +162,7 @@ table outbox.ledger partition by LIST (slot) owner outbox_owner
     closed boolean not null default false
     waiting bigint
     lacking int8multirange
+    replayed jsonb
     constraint ledger_check CHECK (((late_snapshot IS NULL) = (late_after IS NULL)))
     constraint ledger_high_check CHECK ((high >= 0))
     constraint ledger_pkey PRIMARY KEY (slot, epoch, seq)
@@ -171,6 +174,7 @@ table outbox.ledger partition by LIST (slot) owner outbox_owner
     CREATE INDEX ledger_newest_idx ON ONLY outbox.ledger USING btree (epoch, seq)
     CREATE UNIQUE INDEX ledger_pkey ON ONLY outbox.ledger USING btree (slot, epoch, seq)
     CREATE INDEX ledger_published_idx ON ONLY outbox.ledger USING gist (published)
+    CREATE INDEX ledger_replayed_idx ON ONLY outbox.ledger USING btree (epoch, seq) WHERE (replayed IS NOT NULL)
 partition outbox.ledger_0 FOR VALUES IN ('0') with {fillfactor=100} storage receipts e
 partition outbox.ledger_1 FOR VALUES IN ('1') with {fillfactor=100} storage receipts e
 partition outbox.ledger_2 FOR VALUES IN ('2') with {fillfactor=100} storage receipts e
@@ -181,7 +185,7 @@ partition outbox.ledger_6 FOR VALUES IN ('6') with {fillfactor=100} storage rece
 partition outbox.ledger_7 FOR VALUES IN ('7') with {fillfactor=100} storage receipts e
 table outbox.message partition by LIST (slot) owner outbox_owner
     rights outbox_relay=r/outbox_owner
-    txid xid8 not null default pg_current_xact_id()
+    txid xid8 not null default pg_current_xact_id() rights {outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     id bigint not null generated always as identity rights {outbox_producer=r/outbox_owner,outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
     slot smallint not null default (((floor((date_part('epoch'::text, clock_timestamp()) / (14400)::double precision)))::bigint % (8)::bigint))::smallint
     event_id uuid not null default gen_random_uuid() rights {outbox_producer=ar/outbox_owner,outbox_reader=r/outbox_owner,outbox_admin=r/outbox_owner}
@@ -228,6 +232,22 @@ view outbox.open_lane owner outbox_owner
     epoch bigint
     seq bigint
     at timestamp with time zone
+table outbox.reconciliation owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    id bigint not null generated always as identity
+    cause text not null
+    who text not null
+    begun_at timestamp with time zone not null
+    ended_at timestamp with time zone not null default clock_timestamp()
+    from_id bigint not null
+    until_id bigint not null
+    missing bigint not null
+    duplicates bigint not null
+    report jsonb not null
+    constraint reconciliation_cause_check CHECK ((cause = ANY (ARRAY['asked'::text, 'takeover'::text, 'promotion'::text, 'producer'::text])))
+    constraint reconciliation_pkey PRIMARY KEY (id)
+    CREATE UNIQUE INDEX reconciliation_pkey ON outbox.reconciliation USING btree (id)
+sequence outbox.reconciliation_id_seq owner outbox_owner
 table outbox.request owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     id bigint not null generated always as identity
@@ -247,8 +267,9 @@ table outbox.request owner outbox_owner
     begun_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
     ended_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
     constraint request_is_askable CHECK (
-CASE kind
-    WHEN 'reveal'::text THEN (state = 'done'::text)
+CASE
+    WHEN (kind = 'reveal'::text) THEN (state = 'done'::text)
+    WHEN (kind = ANY (ARRAY['replay'::text, 'repair'::text])) THEN outbox.is_replayable(kind, topic, filter, value, pace)
     ELSE outbox.is_askable(kind, topic, filter, value, pace)
 END) NOT VALID
     constraint request_pkey PRIMARY KEY (id)
@@ -293,10 +314,14 @@ function outbox.forget_letters(p_epoch bigint, p_before timestamp with time zone
     rights outbox_relay=X/outbox_owner
 function outbox.is_askable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
+function outbox.is_replayable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
 function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone, key bytea) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
+function outbox.note_reconciliation(cause text, begun_at timestamp with time zone, from_id bigint, until_id bigint, missing bigint, duplicates bigint, report jsonb) returns bigint language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.pause(topic text, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.publish_many(messages json, serialize boolean DEFAULT false) returns SETOF uuid language plpgsql volatile parallel unsafe owner outbox_owner
@@ -327,6 +352,8 @@ function outbox.receipt(receipts bytea, published int8multirange, id bigint, OUT
     rights outbox_admin=X/outbox_owner outbox_reader=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.refuse(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
+function outbox.replay(filter jsonb, why text, "to" text DEFAULT NULL::text, pace integer DEFAULT NULL::integer, beyond_window boolean DEFAULT false, duration interval DEFAULT '1 day'::interval) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
 function outbox.requeue(filter jsonb, why text DEFAULT NULL::text, pace integer DEFAULT NULL::integer) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.resign(p_holder uuid, p_epoch bigint) returns boolean language plpgsql volatile parallel unsafe owner outbox_owner

@@ -1,4 +1,4 @@
-//! Requests about dead letters: one page of them on its way at a time.
+//! Requests about dead letters, and about published rows that go out again: one page of them on its way at a time.
 //!
 //! Owns which request has a page on its way, and when the next page of one with a pace may go. A page is not waited for: in an
 //! outage it may take as long as that lasts, and meanwhile other requests have to come into effect, its own cancellation first.
@@ -15,10 +15,12 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::replay::{self, Beginning};
 use super::{EVERY, Ends};
 use crate::crash_point;
 use crate::metrics::{Outcome, RedeliveryCause};
 use crate::relay::{Decided, Entrance, Entrant, Origin, Term, Written};
+use crate::store::replay::{self as store_replay, Terms};
 use crate::store::request::{self, Kind, Letter, LetterPage, Progress, Request};
 use crate::store::settle::RequestPage;
 use crate::store::{Session, StoreError};
@@ -83,7 +85,7 @@ impl Letters {
             (term.retry.deferred_max as i64 / 10 * 9).saturating_sub(ends.deferred.borrow().waiting as i64);
         let may_go = |request: &&Request| {
             let has_room = match request.kind {
-                Some(Kind::Requeue) => room > 0,
+                Some(Kind::Requeue | Kind::Replay | Kind::Repair) => room > 0,
                 Some(Kind::Discard) => true,
                 _ => false,
             };
@@ -91,8 +93,8 @@ impl Letters {
         };
         let Some(request) = open.iter().find(may_go) else { return Ok(()) };
         let most = PAGE.min(request.pace.map_or(PAGE, i64::from));
-        let most = if request.kind == Some(Kind::Requeue) { most.min(room) } else { most };
-        let Some((letters, last_id)) = choose(term, session, request, most).await? else {
+        let most = if request.kind == Some(Kind::Discard) { most } else { most.min(room) };
+        let Some((letters, last_id)) = choose(term, session, request, most, ends).await? else {
             self.more = true;
             return Ok(());
         };
@@ -101,11 +103,12 @@ impl Letters {
             let wait = Duration::from_secs_f64(letters.len() as f64 / f64::from(pace));
             self.paced.insert(request.id, now + wait);
         }
-        let progress = RequestPage { request: request.id, last_id };
+        let window_s = term.dedupe_window.as_secs() as i64;
+        let progress = RequestPage { request: request.id, last_id, window_s };
         let withdrawn = CancellationToken::new();
         let settled: Pin<Box<dyn Future<Output = _> + Send>> = match request.kind {
-            Some(Kind::Requeue) => Box::pin(requeue(&letters, progress, withdrawn.clone(), ends)),
-            _ => Box::pin(discard(&letters, progress, ends)),
+            Some(Kind::Discard) => Box::pin(discard(&letters, progress, ends)),
+            _ => Box::pin(let_in(&letters, origin(request), progress, withdrawn.clone(), ends)),
         };
         self.page = Some(Page { request: request.clone(), letters, withdrawn, settled });
         Ok(())
@@ -123,8 +126,9 @@ impl Letters {
         for run in moved.chunk_by(|a, b| Arc::ptr_eq(&a.1, &b.1)) {
             let (topic, rows) = (term.metrics.topic(&run[0].1), run.len() as u64);
             match request.kind {
+                Some(Kind::Discard) => topic.messages(Outcome::Discarded, rows),
                 Some(Kind::Requeue) => topic.redeliveries(RedeliveryCause::Requeue, rows),
-                _ => topic.messages(Outcome::Discarded, rows),
+                _ => topic.redeliveries(RedeliveryCause::Replay, rows),
             }
         }
     }
@@ -137,10 +141,20 @@ async fn choose(
     session: &mut Session,
     request: &Request,
     most: i64,
+    ends: &Ends,
 ) -> Result<Option<(Vec<Letter>, i64)>, StoreError> {
+    if replay::is_replay(request) && !request.is_running {
+        let (progress, last_id, why) = match replay::begin(session, request, ends).await? {
+            Beginning::Behind(id) => (Progress::Running, id, None),
+            Beginning::Refused(why) => (Progress::Refused, 0, Some(why)),
+        };
+        tracing::info!(request = request.id, kind = ?request.kind, ?progress, error = why, "request");
+        request::report(session, term.epoch, request.id, progress, last_id, why.as_deref()).await?;
+        return Ok(None);
+    }
     let max = request.filter.get("max").and_then(Value::as_i64);
     let most = max.map_or(most, |max| most.min(max - request.done));
-    let LetterPage { letters, looked_to } = match look(session, request, most).await {
+    let mut page = match look(term, session, request, most).await {
         Ok(found) => found,
         Err(error) => {
             let Some(text) = error.unreadable() else { return Err(error) };
@@ -150,13 +164,18 @@ async fn choose(
             return Ok(None);
         }
     };
-    if let Some((last, ..)) = letters.last() {
-        // All that was looked at behind the last one is not meant, unless the page is full.
-        let is_short = (letters.len() as i64) < most;
-        let last_id = looked_to.filter(|_| is_short).unwrap_or(*last);
+    // All that was looked at behind the last one is not meant, unless the page is full.
+    let is_short = (page.letters.len() as i64) < most;
+    let last = match replay::is_replay(request) {
+        true => replay::address(&mut page, request, ends),
+        false => page.letters.last().map(|(id, ..)| *id),
+    };
+    let LetterPage { letters, looked_to } = page;
+    let dealt_with = last.map(|last| looked_to.filter(|_| is_short).unwrap_or(last));
+    if let (Some(last_id), false) = (dealt_with, letters.is_empty()) {
         return Ok(Some((letters, last_id)));
     }
-    let (progress, last_id) = match looked_to {
+    let (progress, last_id) = match dealt_with.or(looked_to) {
         Some(id) => (Progress::Running, id),
         None => (Progress::Done, request.last_id),
     };
@@ -169,19 +188,36 @@ async fn choose(
 
 /// Reads the next page. Most requests mean most of the letters of their index; only where none of the first ones fits, many are
 /// looked at.
-async fn look(session: &mut Session, request: &Request, most: i64) -> Result<LetterPage, StoreError> {
+async fn look(
+    term: &Term,
+    session: &mut Session,
+    request: &Request,
+    most: i64,
+) -> Result<LetterPage, StoreError> {
     if most <= 0 {
         return Ok(LetterPage::default());
     }
-    let found = request::letters(session, request, request.last_id, most, 2 * most).await?;
+    let mut read = async |after, looks| match replay::is_replay(request) {
+        true => store_replay::page(session, request, term.dedupe_window, after, most, looks).await,
+        false => request::letters(session, request, after, most, looks).await,
+    };
+    let found = read(request.last_id, 2 * most).await?;
     match found.looked_to {
-        Some(id) if found.letters.is_empty() => request::letters(session, request, id, most, LOOKS).await,
+        Some(id) if found.letters.is_empty() => read(id, LOOKS).await,
         _ => Ok(found),
     }
 }
 
-fn requeue(
+fn origin(request: &Request) -> Origin {
+    match replay::is_replay(request) {
+        true => Origin::Replayed { elsewhere: Terms::of(request).to.is_some() },
+        false => Origin::Requeued,
+    }
+}
+
+fn let_in(
     letters: &[Letter],
+    origin: Origin,
     progress: RequestPage,
     withdrawn: CancellationToken,
     ends: &Ends,
@@ -189,7 +225,7 @@ fn requeue(
     let (settled, is_settled) = oneshot::channel();
     let entrant = |(id, topic, key): &Letter| Entrant { id: *id, topic: Arc::clone(topic), key: key.clone() };
     let rows = letters.iter().map(entrant).collect();
-    let entrance = Entrance { rows, origin: Origin::Requeued, request: Some(progress), withdrawn, settled };
+    let entrance = Entrance { rows, origin, request: Some(progress), withdrawn, settled };
     let entrances = ends.entrances.clone();
     async move {
         entrances.send(entrance).await.ok()?;

@@ -189,7 +189,9 @@ impl Sender<'_> {
             Ok(receipt) => {
                 let row = &due.rows[tag.index].row;
                 self.topics.came_back(&row.topic, true);
-                self.topics.get(&row.topic).count_delivery(row, now_us);
+                if due.rows[tag.index].replay.is_none() {
+                    self.topics.get(&row.topic).count_delivery(row, now_us);
+                }
                 due.fates[tag.index] = Fate::Published(receipt);
                 let chain = due.chain_of[tag.index];
                 due.chains[chain].pop();

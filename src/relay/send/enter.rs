@@ -1,10 +1,12 @@
 //! The sender's side entrance: due rows, and rows that are to become deferred ones.
 
+use std::sync::Arc;
+
 use super::{DueBatch, Sender};
 use crate::relay::batch::Fate;
 use crate::relay::{Decided, Entering, Entrance, Origin};
 use crate::store::deferred::DueRow;
-use crate::store::settle::{Deferral, Reason};
+use crate::store::settle::{Deferral, Reason, ReplayPage};
 
 impl Sender<'_> {
     pub(super) fn take_due(&mut self, mut due: DueBatch) {
@@ -40,8 +42,12 @@ impl Sender<'_> {
         // They enter: nothing leaves with this settlement.
         let mut decided = Decided { settled: Some(entrance.settled), ..Decided::default() };
         decided.outcome.rare.request = entrance.request;
+        if let Origin::Replayed { elsewhere } = entrance.origin {
+            let to = entrance.rows.first().filter(|_| elsewhere).map(|row| Arc::clone(&row.topic));
+            decided.outcome.rare.replay = Some(ReplayPage { ids: Vec::new(), to });
+        }
         for row in entrance.rows {
-            if entrance.origin == Origin::Requeued {
+            if entrance.origin != Origin::Found {
                 // Whoever sends letters again has repaired something first.
                 self.topics.may_have_changed(&row.topic);
             }
@@ -63,6 +69,10 @@ impl Sender<'_> {
             match entrance.origin {
                 Origin::Requeued => {
                     decided.outcome.rare.requeued.push(row.id);
+                    decided.outcome.rare.passable.extend(passable.then_some(row.id));
+                }
+                Origin::Replayed { .. } => {
+                    decided.outcome.rare.replay.get_or_insert_default().ids.push(row.id);
                     decided.outcome.rare.passable.extend(passable.then_some(row.id));
                 }
                 Origin::Found => decided.outcome.deferred.push(deferral),

@@ -45,11 +45,13 @@ select null::bigint as id, null::uuid as event_id, null::text as topic, null::by
        (select count(*)::integer from due u) as attempts,
        -- How many of those that are due the limit of bytes has cut.
        (select count(*)::integer from due u join page p on p.id = u.id where p.before >= $4 or p.nth > $6) as tries,
-       null::timestamptz as first_rejected_at, null::boolean as passable, null::boolean as waits
+       null::timestamptz as first_rejected_at, null::boolean as passable, null::boolean as waits,
+       null::bigint as replay
 union all
 (select d.id, d.event_id, d.topic, d.key, case when octet_length(d.payload) <= $3 then d.payload end,
         octet_length(d.payload), d.headers, d.partition, d.created_at, d.deliver_after, d.expires_at,
-        d.reason, d.attempts, d.tries, d.first_rejected_at, d.passable, coalesce(u.waits, false)
+        d.reason, d.attempts, d.tries, d.first_rejected_at, d.passable, coalesce(u.waits, false),
+        d.replay
    from page p
         cross join lateral (select w.* from outbox.deferred w where w.id = p.id offset 0) d
         left join due u on u.id = p.id

@@ -1,6 +1,8 @@
 -- How many open dead letters a filter names, of how many topics and causes, as a JSON document. One row always.
--- The conditions are those of letter_list.sql: $1 ids, $2 fingerprint, $3 topic, $4 key or $5 key in base64, dead from $6 to $7.
-select jsonb_build_object('letters', count(*), 'topics', count(distinct d.topic), 'causes', count(distinct d.fingerprint))::text
+-- The conditions are those of letter_list.sql: $1 ids, $2 fingerprint, $3 topic, $4 key or $5 key in base64, dead from $6 to $7;
+-- beyond: those that were written more than $8 seconds ago.
+select jsonb_build_object('letters', count(*), 'topics', count(distinct d.topic), 'causes', count(distinct d.fingerprint),
+           'beyond', count(*) filter (where d.created_at < clock_timestamp() - $8::double precision * interval '1 second'))::text
   from outbox.dead_letter d
  where d.state = 'open'
    and ($1::bigint[] is null or d.id = any ($1))
