@@ -90,6 +90,8 @@ begin
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
             ('outbox_reader', 'select on outbox.request'),
             ('outbox_relay', 'select on outbox.reconciliation'),
+            ('outbox_reader', 'select on outbox.quota'),
+            ('outbox_admin', 'select on outbox.quota'),
             ('outbox_reader', 'select on outbox.reconciliation'),
             -- Whether a position has passed a row.
             ('outbox_reader', 'select (txid) on outbox.message'),
@@ -113,8 +115,8 @@ begin
         union all
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
-                when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse') then 'outbox_producer'
-                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal', 'replay') then 'outbox_admin'
+                when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse', 'brake', 'pressure') then 'outbox_producer'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal', 'replay', 'set_quota') then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)
@@ -131,6 +133,9 @@ begin
         from unnest('{outbox_reader,outbox_admin}'::text[]) as who
         union all
         select who, 'execute on function outbox.as_text(bytea)'
+        from unnest('{outbox_reader,outbox_admin}'::text[]) as who
+        union all
+        select who, 'execute on function outbox.pressure(text)'
         from unnest('{outbox_reader,outbox_admin}'::text[]) as who
     loop
         continue when not exists (select from pg_roles where rolname = granted.who);

@@ -40,12 +40,13 @@ pub const ALL: [&str; 8] = [
 ];
 
 /// Tasks, threads and callbacks that tests make panic, the first time that they work.
-pub const TASKS: [&str; 18] = [
+pub const TASKS: [&str; 19] = [
     "read",
     "send",
     "settle",
     "retry",
     "requests",
+    "reconcile",
     "clean",
     "beat",
     "follow",
@@ -62,8 +63,8 @@ pub const TASKS: [&str; 18] = [
 ];
 
 /// Those of them that go on for ever unless they are asked to stop; tests make them end.
-pub const ENDLESS: [&str; 9] =
-    ["read", "send", "settle", "retry", "requests", "clean", "sample", "http", "poll"];
+pub const ENDLESS: [&str; 10] =
+    ["read", "send", "settle", "retry", "requests", "reconcile", "clean", "sample", "http", "poll"];
 
 /// What a variable arms.
 type Armed = LazyLock<Option<String>>;

@@ -20,6 +20,7 @@ use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::{self, Claim, Trust, Watch};
 use crate::message::HeaderNames;
 use crate::metrics::{Dependency, KafkaErrorClass, Metrics, Operation};
+use crate::relay::reconcile::Trouble;
 use crate::relay::requests::Controls;
 use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
@@ -65,6 +66,7 @@ struct Daemon {
 /// The lease, just taken.
 struct Won {
     epoch: i64,
+    trouble: Option<Trouble>,
     token: Uuid,
     trust: Arc<Trust>,
 }
@@ -249,7 +251,14 @@ impl Daemon {
         };
         tracing::info!(epoch, why, from = seen.holder_name, "lease taken");
         self.said = None;
-        Ok(Some(Won { epoch, token, trust: Arc::new(Trust::from(sent_at, self.config.lease.ttl)) }))
+        let trouble = match claim {
+            _ if seen.timeline.is_some_and(|timeline| timeline != identity.timeline) => {
+                Some(Trouble::Promotion)
+            }
+            Claim::Vacant => None,
+            Claim::Ours | Claim::Silent => Some(Trouble::Takeover),
+        };
+        Ok(Some(Won { epoch, trouble, token, trust: Arc::new(Trust::from(sent_at, self.config.lease.ttl)) }))
     }
 
     /// One term: relays while the beat is raised.
@@ -274,6 +283,8 @@ impl Daemon {
                 },
                 epoch: won.epoch.to_string(),
             },
+            kafka: Arc::new(kafka_settings(&self.config)),
+            trouble: won.trouble,
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             drain: drain.clone(),

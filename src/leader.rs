@@ -174,6 +174,7 @@ mod tests {
             system_identifier: None,
             database_oid: None,
             kafka_cluster_id: None,
+            timeline: None,
         }
     }
 

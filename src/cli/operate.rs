@@ -387,11 +387,14 @@ pub enum TopicsCommand {
         /// A topic or a pattern such as orders.*
         topics: String,
         /// Records a second, or none to take the limit away
-        #[arg(long, value_name = "N|none", required_unless_present = "policy", conflicts_with = "policy")]
+        #[arg(long, value_name = "N|none", required_unless_present_any = ["policy", "quota"], conflicts_with_all = ["policy", "quota"])]
         rate: Option<String>,
         /// Keys of a [[topic]] section as JSON, such as '{"attempts": 30}'
-        #[arg(long, value_name = "JSON")]
+        #[arg(long, value_name = "JSON", conflicts_with = "quota")]
         policy: Option<String>,
+        /// Messages that may wait at most, before outbox.publish refuses more, or none to take the quota away; of one topic
+        #[arg(long, value_name = "N|none", conflicts_with = "lasting")]
+        quota: Option<String>,
         /// Back to the configuration after this time, such as 30m
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         lasting: Option<Duration>,

@@ -219,6 +219,8 @@ label! {
         Requests = "requests",
         /// Sweeping and emptying slots.
         Clean = "clean",
+        /// Looking what has to be compared with the topics.
+        Reconcile = "reconcile",
         /// Sampling gauges.
         Sample = "sample",
     }

@@ -48,15 +48,8 @@ pub async fn carry_out(
     would: &str,
     of: Option<i64>,
 ) -> anyhow::Result<ExitCode> {
-    if change.dry_run {
-        say(&format!("would {would}; nothing was changed"))?;
+    if !is_wanted(change, would)? {
         return Ok(ExitCode::SUCCESS);
-    }
-    if !change.yes {
-        say(&format!("this will {would}"))?;
-        if !agreed("Go on?")? {
-            bail!("nothing was changed; say --yes to do it without being asked");
-        }
     }
     let ask = match &change.why {
         Some(why) => ask.why(why),
@@ -78,6 +71,21 @@ pub async fn carry_out(
             Ok(ExitCode::from(NOT_OVER))
         }
     }
+}
+
+/// Says what would be done, and asks whether it should be. `false`: it was only to be said.
+pub fn is_wanted(change: &Change, would: &str) -> anyhow::Result<bool> {
+    if change.dry_run {
+        say(&format!("would {would}; nothing was changed"))?;
+        return Ok(false);
+    }
+    if !change.yes {
+        say(&format!("this will {would}"))?;
+        if !agreed("Go on?")? {
+            bail!("nothing was changed; say --yes to do it without being asked");
+        }
+    }
+    Ok(true)
 }
 
 async fn follow(session: &mut Session, id: i64, of: Option<i64>) -> anyhow::Result<ExitCode> {

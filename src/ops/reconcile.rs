@@ -13,7 +13,7 @@ use crate::cli::operate::{Change, ReconcileOptions};
 use crate::config::Config;
 use crate::daemon;
 use crate::kafka::{Auditor, Topics};
-use crate::reconcile::{Reconcile, Report, Window};
+use crate::reconcile::{self, Reconcile, Report, Window};
 use crate::store::ask::Ask;
 use crate::store::reconcile::{self as store, Bounds, Note};
 use crate::store::replay::{self, SLACK_SECONDS};
@@ -46,6 +46,7 @@ pub async fn run(
         auditor: Auditor::start(&settings, &config.kafka.header_event_id, &config.kafka.header_seq)?,
         topics: Topics::start(&settings)?,
         payloads: bounds.payloads,
+        stretch: reconcile::STRETCH,
         session: &mut *session,
     };
     let mut progress = Progress::begin(window);

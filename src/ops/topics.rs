@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::carry_out::carry_out;
+use super::carry_out::{carry_out, is_wanted};
 use super::print;
 use super::table::{Table, dash, maybe_time, time};
-use crate::cli::operate::TopicsCommand;
+use super::talk::say;
+use crate::cli::operate::{Change, TopicsCommand};
 use crate::store::Session;
-use crate::store::ask::Ask;
+use crate::store::ask::{self, Ask};
 use crate::store::inspect::{self, RequestRow, TopicRow};
 
 /// What `topics list` shows.
@@ -40,7 +41,10 @@ pub async fn run(session: &mut Session, command: TopicsCommand) -> anyhow::Resul
         TopicsCommand::Resume { topic, change } => {
             carry_out(session, Ask::resume(&topic), &change, &format!("resume topic {topic}"), None).await
         }
-        TopicsCommand::Set { topics, rate, policy, lasting, change } => {
+        TopicsCommand::Set { topics, quota: Some(quota), change, .. } => {
+            set_quota(session, &topics, &quota, &change).await
+        }
+        TopicsCommand::Set { topics, rate, policy, quota: None, lasting, change } => {
             let (ask, what) = match (rate.as_deref(), policy) {
                 (Some("none"), _) => {
                     (Ask::rate(Some(&topics), None), "take the rate limit away from".to_owned())
@@ -58,13 +62,34 @@ pub async fn run(session: &mut Session, command: TopicsCommand) -> anyhow::Resul
                     let policy = serde_json::from_str(&policy).context("--policy is no JSON")?;
                     (Ask::policy(&topics, policy), "change the policy of".to_owned())
                 }
-                (None, None) => bail!("give --rate or --policy"),
+                (None, None) => bail!("give --rate, --policy or --quota"),
             };
             let ask = for_a_time(ask, lasting);
             carry_out(session, ask, &change, &format!("{what} topics {topics}{}", time_of(lasting)), None)
                 .await
         }
     }
+}
+
+/// Not the leader's business: the next message of a producer meets it.
+async fn set_quota(
+    session: &mut Session,
+    topic: &str,
+    quota: &str,
+    change: &Change,
+) -> anyhow::Result<ExitCode> {
+    let (quota, would) = match (quota, quota.parse::<i64>()) {
+        ("none", _) => (None, format!("let any number of messages of topic {topic} wait")),
+        (_, Ok(quota)) if quota > 0 => {
+            (Some(quota), format!("refuse messages of topic {topic} while {quota} of it wait"))
+        }
+        _ => bail!("--quota is a whole number of messages, or none"),
+    };
+    if is_wanted(change, &would)? {
+        let noted = ask::set_quota(session, topic, quota, change.why.as_deref()).await?;
+        say(&format!("done (noted as request {noted})"))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn for_a_time(ask: Ask, lasting: Option<Duration>) -> Ask {

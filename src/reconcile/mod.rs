@@ -28,8 +28,8 @@ use crate::kafka::{Auditor, Found, KafkaError, Stretch, TopicState, Topics};
 use crate::store::reconcile::{self as store, hash_of};
 use crate::store::{Session, StoreError};
 
-/// Rows of one stretch: about 10 MB with everything that is known of them.
-const STRETCH: i64 = 50_000;
+/// Rows of one stretch, for whoever has nothing else to do: about 10 MB with everything that is known of them.
+pub const STRETCH: i64 = 50_000;
 
 /// Records of other rows that are looked up together.
 const STRANGERS: usize = 20_000;
@@ -64,6 +64,8 @@ pub struct Reconcile<'r> {
     pub topics: Topics,
     /// Payloads are compared as well.
     pub payloads: bool,
+    /// Rows of one stretch; memory goes with it.
+    pub stretch: i64,
 }
 
 impl std::fmt::Debug for Reconcile<'_> {
@@ -96,10 +98,10 @@ impl Reconcile<'_> {
         let mut walk = Walk::default();
         let mut after = from - 1;
         while after < until {
-            let rows = store::rows(self.session, after, until, STRETCH, self.payloads).await?;
+            let rows = store::rows(self.session, after, until, self.stretch, self.payloads).await?;
             let Some(last) = rows.last().map(|row| row.id) else { break };
-            let is_last = (rows.len() as i64) < STRETCH;
-            self.stretch(window, rows, &mut walk, &mut report).await?;
+            let is_last = (rows.len() as i64) < self.stretch;
+            self.judge(window, rows, &mut walk, &mut report).await?;
             progress(last);
             if is_last {
                 break;
@@ -111,7 +113,7 @@ impl Reconcile<'_> {
         Ok(report)
     }
 
-    async fn stretch(
+    async fn judge(
         &mut self,
         window: Window,
         rows: Vec<store::Row>,

@@ -14,6 +14,7 @@
 //! - [`settle`] writes decided batches to the ledger, in order, several at once, each settlement in one statement.
 //! - [`clean`] empties slots of old rows once all of them are accounted for.
 //! - [`requests`] carries out what operators ask for: dead letters enter again, topics stand or go at another pace.
+//! - [`reconcile`] compares what was published around trouble with what is in the topics.
 //! - [`retry`] fetches deferred rows that are due; they go through the same sender and the same settlements.
 //!
 //! Each loop owns its connection and its state; they share nothing but bounded channels. No transaction is open while
@@ -29,6 +30,7 @@ mod gates;
 mod lanes;
 mod pace;
 pub mod read;
+pub mod reconcile;
 mod remarks;
 pub mod requests;
 pub mod retry;
@@ -45,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::{RelayConfig, RetentionConfig, RetryConfig};
-use crate::kafka::{Publisher, Stamp, Topics};
+use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::Trust;
 use crate::message::OutboxRow;
 use crate::metrics::Metrics;
@@ -84,6 +86,10 @@ pub struct Term {
     pub dedupe_window: Duration,
     /// What every record gets.
     pub stamp: Stamp,
+    /// For readers of topics.
+    pub kafka: Arc<KafkaSettings>,
+    /// What has happened before this term, if what was published around it should be compared with the topics.
+    pub trouble: Option<reconcile::Trouble>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Liveness of the loops.
@@ -315,6 +321,7 @@ pub async fn run(
         controls: watch::Sender::new(inheritance.controls.clone()),
         deferred: deferred_seen.clone(),
     };
+    let compare = reconcile::reconcile(term.clone(), topics.clone());
     let sender = send::Sender::new(term.clone(), publisher, topics, &inheritance, orders, deferred);
     let Inheritance { resume, lanes, .. } = inheritance;
     let position = resume.position.clone();
@@ -333,6 +340,7 @@ pub async fn run(
         task::endless("read", drain(), read::read(term.clone(), resume, lanes, reader)),
         task::endless("retry", drain(), retry),
         task::endless("requests", drain(), requests::requests(term.clone(), asks)),
+        task::endless("reconcile", drain(), compare),
         task::endless("clean", drain(), clean::clean(term.clone(), found)),
         task::endless("send", drain(), sender.run(inputs, decided)),
         task::endless("settle", drain(), settle::settle(term, position, decided_in, settled, settling)),

@@ -226,6 +226,19 @@ pub async fn ask_through(session: &mut Session, ask: &Ask) -> Result<i64, AskErr
     write(ask, call, session.connection()).await
 }
 
+/// Lets only so many messages of a topic wait (`None`: any number), and returns the number of the note about it.
+pub async fn set_quota(
+    session: &mut Session,
+    topic: &str,
+    max_waiting: Option<i64>,
+    why: Option<&str>,
+) -> Result<i64, AskError> {
+    let call = session.call(include_str!("sql/set_quota.sql"));
+    let call = call.bind(topic.to_owned()).bind(max_waiting).bind(why.map(str::to_owned));
+    let row = call.one(session.connection()).await.map_err(AskError::from_sqlx)?;
+    row.try_get(0).map_err(AskError::from_sqlx)
+}
+
 async fn write(ask: &Ask, call: Call<'_>, connection: &mut PgConnection) -> Result<i64, AskError> {
     let call = call
         .bind(ask.kind.to_owned())

@@ -26,6 +26,8 @@ pub struct Lease {
     pub database_oid: Option<i64>,
     /// The Kafka cluster that its records went to.
     pub kafka_cluster_id: Option<String>,
+    /// Of the server at the last takeover.
+    pub timeline: Option<i32>,
 }
 
 /// Where we are connected.
@@ -67,6 +69,7 @@ pub async fn read_lease(session: &mut Session) -> Result<Lease, StoreError> {
             system_identifier: row.try_get("system_identifier")?,
             database_oid: row.try_get("database_oid")?,
             kafka_cluster_id: row.try_get("kafka_cluster_id")?,
+            timeline: row.try_get("timeline")?,
         })
     };
     read(&row).map_err(|e| StoreError::from_sqlx(WHAT, e))

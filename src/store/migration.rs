@@ -30,6 +30,7 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "repairs", sql: include_str!("../../migrations/0008_repairs.sql") },
     Migration { version: 9, name: "operators", sql: include_str!("../../migrations/0009_operators.sql") },
     Migration { version: 10, name: "replay", sql: include_str!("../../migrations/0010_replay.sql") },
+    Migration { version: 11, name: "brake", sql: include_str!("../../migrations/0011_brake.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

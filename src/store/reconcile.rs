@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -77,6 +78,17 @@ pub struct Bounds {
     pub now: String,
 }
 
+/// What was published lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// The lowest id that these settlements name as published; `None`: none.
+    pub first_id: Option<i64>,
+    /// The highest id that is left.
+    pub last_id: i64,
+    /// How far the main stream has come.
+    pub high: i64,
+}
+
 /// What the gauges show.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[allow(missing_docs, reason = "the names are those of outbox.reconciliation")]
@@ -105,6 +117,21 @@ pub async fn bounds(session: &mut Session) -> Result<Bounds, StoreError> {
             last_id: row.try_get::<Option<i64>, _>("last_id")?.unwrap_or(0),
             payloads: row.try_get("payloads")?,
             now: row.try_get("now")?,
+        })
+    };
+    read().map_err(|e| StoreError::from_sqlx(WHAT, e))
+}
+
+/// Looks what the settlements of so long have published.
+pub async fn recent(session: &mut Session, back: Duration) -> Result<Recent, StoreError> {
+    const WHAT: &str = "look what was published lately";
+    let call = session.call(include_str!("sql/reconcile_recent.sql")).bind(back.as_secs_f64());
+    let row = session.one(WHAT, call).await?;
+    let read = || -> Result<Recent, sqlx::Error> {
+        Ok(Recent {
+            first_id: row.try_get("first_id")?,
+            last_id: row.try_get("last_id")?,
+            high: row.try_get::<Option<i64>, _>("high")?.unwrap_or(0),
         })
     };
     read().map_err(|e| StoreError::from_sqlx(WHAT, e))

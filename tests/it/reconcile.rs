@@ -327,3 +327,66 @@ async fn without_kafka_nothing_is_found_and_nothing_is_noted() {
     says(&said, 1, &["could not be finished, and nothing was noted", "read a topic's metadata"]);
     assert_eq!(env.one::<i64>("select count(*) from outbox.reconciliation").await, 0);
 }
+
+/// The newest comparison that a leader has made by itself: cause, from, until, missing, duplicates.
+async fn by_itself(env: &Env, cause: &str) -> (i64, i64, i64, i64) {
+    let noted = format!("select count(*) > 0 from outbox.reconciliation where cause = '{cause}'");
+    env.eventually_true(&noted).await;
+    sqlx::query_as(&format!(
+        "select from_id, until_id, missing, duplicates from outbox.reconciliation where cause = '{cause}' order by id desc limit 1"
+    ))
+    .fetch_one(env.admin())
+    .await
+    .expect("it was there above")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_and_a_dead_producer_are_followed_by_a_comparison() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let quick = async || relay(&env).await.set("retention.every", "100ms").expect_errors();
+    let first = quick().await.start().await;
+    published(&env, &topic, 30).await;
+    first.kill().await;
+    // Its first record kills the main producer; nothing is in doubt after that, and still it is looked at.
+    let second = quick().await.env("OUTBOX_RELAY_FATAL_AT", "main:1:1").start().await;
+    second.wait_for_log("leading").await;
+    assert_eq!(by_itself(&env, "takeover").await, (1, 30, 0, 0));
+    second.wait_for_log("receipts compared with kafka, nothing is missing").await;
+    published(&env, &topic, 3).await;
+    let (from, until, missing, _) = by_itself(&env, "producer").await;
+    assert_eq!((from, missing), (1, 0));
+    assert!(until >= 31, "{until}");
+    assert!(second.terminate().await.success());
+    // A lease that was given back is no trouble.
+    let third = quick().await.start().await;
+    third.wait_for_log("leading").await;
+    write_many(&env, &topic, 1, 100, 1).await;
+    until_settled(&env).await;
+    assert!(third.terminate().await.success());
+    assert_eq!(third.logged("receipts compared with kafka, nothing is missing"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_failover_has_cost_are_counted_and_named() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let first = relay(&env).await.start().await;
+    published(&env, &topic, 30).await;
+    let mut records = env.read_topic(&topic).await;
+    records.truncate(28);
+    assert!(first.terminate().await.success());
+    replace_topic(&env, &topic, records).await;
+    // The server goes on elsewhere: on another timeline than at the last takeover.
+    env.execute("update outbox.lease set timeline = timeline + 1").await;
+    let next = relay(&env).await.set("retention.every", "100ms").expect_errors().start().await;
+    assert_eq!(by_itself(&env, "promotion").await, (1, 30, 2, 0));
+    let log = next.log();
+    let said =
+        log.iter().find(|line| line.message().is_some_and(|text| text.starts_with("records are missing")));
+    let said = said.and_then(|line| line.message().map(str::to_owned)).expect("it is said");
+    assert!(said.contains("reconcile --from-id 1 --until-id 30 --repair"), "{said}");
+    assert_eq!(next.metrics().await.value("outbox_loss_incidents_total", &[]), 1.0);
+    says(&reconcile(&env, "--from-id 1 --until-id 30 --repair --yes").await, 0, &["2 rows"]);
+    env.expect_records(&topic, 30).await;
+}

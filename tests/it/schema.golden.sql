@@ -232,6 +232,14 @@ view outbox.open_lane owner outbox_owner
     epoch bigint
     seq bigint
     at timestamp with time zone
+table outbox.quota owner outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner
+    topic text not null
+    max_waiting bigint not null
+    constraint quota_max_waiting_check CHECK ((max_waiting > 0))
+    constraint quota_pkey PRIMARY KEY (topic)
+    constraint quota_topic_check CHECK ((topic ~ '^[a-zA-Z0-9._-]{1,249}$'::text))
+    CREATE UNIQUE INDEX quota_pkey ON outbox.quota USING btree (topic)
 table outbox.reconciliation owner outbox_owner
     rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     id bigint not null generated always as identity
@@ -268,7 +276,7 @@ table outbox.request owner outbox_owner
     ended_at timestamp with time zone rights {outbox_relay=w/outbox_owner}
     constraint request_is_askable CHECK (
 CASE
-    WHEN (kind = 'reveal'::text) THEN (state = 'done'::text)
+    WHEN (kind = ANY (ARRAY['reveal'::text, 'quota'::text])) THEN (state = 'done'::text)
     WHEN (kind = ANY (ARRAY['replay'::text, 'repair'::text])) THEN outbox.is_replayable(kind, topic, filter, value, pace)
     ELSE outbox.is_askable(kind, topic, filter, value, pace)
 END) NOT VALID
@@ -302,6 +310,8 @@ view outbox.status owner outbox_owner
     behind_id bigint
 function outbox.as_text(bytes bytea) returns text language plpgsql immutable parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner outbox_reader=X/outbox_owner outbox_relay=X/outbox_owner
+function outbox.brake(topic text) returns void language plpgsql stable parallel unsafe security definer owner outbox_owner
+    rights outbox_producer=X/outbox_owner
 function outbox.cancel(request bigint, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.discard(filter jsonb, why text, pace integer DEFAULT NULL::integer) returns bigint language sql volatile parallel unsafe owner outbox_owner
@@ -324,6 +334,8 @@ function outbox.note_reconciliation(cause text, begun_at timestamp with time zon
     rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.pause(topic text, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
+function outbox.pressure(topic text DEFAULT NULL::text, OUT waiting bigint, OUT lag interval, OUT quota bigint) returns record language plpgsql stable parallel unsafe security definer owner outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_producer=X/outbox_owner outbox_reader=X/outbox_owner
 function outbox.publish_many(messages json, serialize boolean DEFAULT false) returns SETOF uuid language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_producer=X/outbox_owner
 function outbox.publish_many(messages jsonb, serialize boolean DEFAULT false) returns SETOF uuid language sql volatile parallel unsafe owner outbox_owner
@@ -363,6 +375,8 @@ function outbox.resume(topic text, why text DEFAULT NULL::text) returns bigint l
 function outbox.reveal(ids bigint[], why text DEFAULT NULL::text) returns TABLE(id bigint, payload bytea, headers jsonb) language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.set_policy(topics text, policy jsonb, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.set_quota(topic text, max_waiting bigint, why text DEFAULT NULL::text) returns bigint language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.set_rate(topic text, per_second integer, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner

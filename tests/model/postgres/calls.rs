@@ -288,6 +288,7 @@ impl Postgres {
             system_identifier: None,
             database_oid: None,
             kafka_cluster_id: None,
+            timeline: None,
         }
     }
 
