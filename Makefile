@@ -83,7 +83,7 @@ soak: servers ## the same in random order, with more messages, for SOAK=1h
 .PHONY: scale
 scale: servers ## the tests about many rows, with up to a million: a quarter of an hour, by hand
 	@OUTBOX_RELAY_TEST_SCALE=full cargo test $(CARGO_FLAGS) --test it -- --nocapture --test-threads 1 \
-		lanes::a_missing lanes::many_sick plan::due delivery::many_scheduled requests::letters::many requests::letters::a_page
+		lanes::a_missing lanes::many_sick plan::due delivery::many_scheduled requests::letters::many requests::letters::a_page reconcile::many
 
 .PHONY: lint
 lint: setup compose-check ## format, clippy, scripts and docker-compose.yml

@@ -134,6 +134,28 @@ async fn dead_letters_are_found_shown_and_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_operators_who_requeue_the_same_group_at_once_send_it_once() {
+    let env = Env::new().await;
+    let _relay = strict(&env).await.start().await;
+    let topic = with_dead_letters(&env).await;
+    env.alter_topic(&topic, &[]).await;
+    let group: String = env.one("select fingerprint from outbox.dead_letter limit 1").await;
+    let requeue = format!("dlq requeue --group {group} --yes");
+    let (one, other) = tokio::join!(say(&env, &requeue), say(&env, &requeue));
+    // Whoever comes second finds nothing, or what the first one has left.
+    for said in [&one, &other] {
+        assert_eq!(said.code, 0, "{}", said.talk);
+    }
+    env.expect_records(&topic, 5).await;
+    env.eventually_true("select count(*) = 0 from outbox.deferred").await;
+    assert_eq!(env.read_topic(&topic).await.len(), 5, "{} {}", one.talk, other.talk);
+    assert_eq!(
+        env.one::<i64>("select sum(done)::bigint from outbox.request where kind = 'requeue'").await,
+        5
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn payloads_are_shown_to_whoever_may_ask_and_a_note_stays() {
     let env = Env::new().await;
     let relay = strict(&env).await.start().await;

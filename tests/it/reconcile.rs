@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::operate::{Said, command, says};
 use crate::support::lines::{Line, write, write_many};
-use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually};
+use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually, scaled};
 
 async fn relay(env: &Env) -> RelayBuilder {
     env.relay().await.set("retry.base", "20ms").set("retry.max", "100ms").set("lease.ttl", "1s")
@@ -389,4 +389,42 @@ async fn records_that_a_failover_has_cost_are_counted_and_named() {
     assert_eq!(next.metrics().await.value("outbox_loss_incidents_total", &[]), 1.0);
     says(&reconcile(&env, "--from-id 1 --until-id 30 --repair --yes").await, 0, &["2 rows"]);
     env.expect_records(&topic, 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_are_compared_in_bounded_memory() {
+    let rows = scaled(20_000, 1_000_000);
+    let env = Env::new().await;
+    let topic = env.create_topic("many", 3, &[]).await;
+    let _relay = relay(&env).await.start().await;
+    for from in (0..rows).step_by(100_000) {
+        write_many(&env, &topic, 100, from / 100, rows.min(100_000)).await;
+    }
+    let patience = DEADLINE * scaled(1, 20) as u32;
+    let settled = format!(
+        "select high = {rows} from outbox.ledger where lane is null order by epoch desc, seq desc limit 1"
+    );
+    eventually(patience, "all are settled", async || env.one::<bool>(&settled).await).await;
+
+    let mut command = command(&env, "admin_login", &["reconcile", "--all", "--output", "json"]);
+    command.env("KAFKA_BROKERS", env.kafka().await.server.brokers());
+    let began = std::time::Instant::now();
+    let running = command.spawn().expect("it starts");
+    let status = format!("/proc/{}/status", running.id().expect("it runs"));
+    let mut peak_kb = 0;
+    let waiting = tokio::spawn(running.wait_with_output());
+    eventually(patience, "it ends", async || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        peak_kb = peak_kb.max(line.unwrap_or(0));
+        waiting.is_finished()
+    })
+    .await;
+    let said = Said::of(waiting.await.expect("no panic").expect("it ends"));
+    eprintln!("{rows} rows compared in {:?}, at a peak of {peak_kb} kB", began.elapsed());
+    let found = said.json();
+    assert_eq!((oddities(&found), &found["verified"]), (vec![], &rows.into()), "{found}");
+    assert!((1..150_000).contains(&peak_kb), "{peak_kb} kB");
 }
