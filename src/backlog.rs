@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::health::{Health, Loop};
+use crate::health::{Condition, Health, Loop};
 use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
 use crate::store::{Server, Session, backlog};
 
@@ -45,6 +45,7 @@ pub async fn sample(
             Ok(sample) => {
                 metrics.database_seconds(Operation::Sample, started.elapsed().as_secs_f64());
                 metrics.set_dependency_up(Dependency::Postgres, true);
+                health.heard(Condition::Postgres);
                 metrics.set_backlog(BacklogState::Ready, sample.ready as u64);
                 metrics.set_backlog(BacklogState::Retrying, sample.deferred.retrying.max(0) as u64);
                 metrics.set_backlog(BacklogState::Blocked, sample.deferred.behind.max(0) as u64);
@@ -65,6 +66,7 @@ pub async fn sample(
                 session = None;
                 metrics.database_error(Operation::Sample);
                 metrics.set_dependency_up(Dependency::Postgres, false);
+                health.missed(Condition::Postgres, &error.to_string());
                 tracing::debug!(error = %error, "backlog could not be measured");
             }
         }

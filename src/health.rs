@@ -1,13 +1,17 @@
 //! What the probes say. Liveness: every loop that runs has *tried* lately, whether or not it succeeded; an outage of
 //! Postgres or Kafka never fails it, for a restart would not help. Readiness: settings, database and brokers were right
-//! once; it does not flap on a short outage, and a standby is ready.
+//! once, and Postgres has answered within the last minute; it does not flap on a short outage, and a standby is ready. Start-up:
+//! the loops try; whether anything answers them is not its business, or a pod would be killed for somebody else's outage.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a loop may go without trying. Each one tries at least every few seconds; a minute is a hung one.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// How long Postgres may be out of reach before the process no longer counts as ready. A fast restart or a failover is over by then.
+pub const AWAY_AFTER: Duration = Duration::from_secs(60);
 
 /// The loops under watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,8 @@ struct Watched {
 struct Reached {
     reached: AtomicBool,
     waiting_for: Mutex<String>,
+    /// Since when it has been out of reach, and why.
+    away: Mutex<Option<(Duration, String)>>,
 }
 
 /// A probe's answer: whether all is well, and one line per thing looked at.
@@ -121,6 +127,23 @@ impl Health {
         self.conditions[condition as usize].reached.store(true, Ordering::Relaxed);
     }
 
+    /// It has just answered.
+    pub fn heard(&self, condition: Condition) {
+        self.away(condition).take();
+    }
+
+    /// It has just not answered, and why. The reason is shown to whoever asks `/readyz`: no connection strings.
+    pub fn missed(&self, condition: Condition, reason: &str) {
+        let now = self.elapsed();
+        let mut away = self.away(condition);
+        let since = away.take().map_or(now, |(since, _)| since);
+        *away = Some((since, reason.to_owned()));
+    }
+
+    fn away(&self, condition: Condition) -> MutexGuard<'_, Option<(Duration, String)>> {
+        self.conditions[condition as usize].away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether this condition holds.
     pub fn has_reached(&self, condition: Condition) -> bool {
         self.conditions[condition as usize].reached.load(Ordering::Relaxed)
@@ -144,15 +167,33 @@ impl Health {
         self.live_at(self.elapsed())
     }
 
+    /// The answer of `/startupz`.
+    pub fn started(&self) -> Report {
+        let mut report = Report { ok: true, text: String::new() };
+        let has_tried = |watched: Loop| self.loops[watched as usize].running.load(Ordering::Relaxed) > 0;
+        let tries = has_tried(Loop::Sample) && (has_tried(Loop::Follow) || has_tried(Loop::Lead));
+        report.line("loops", (!tries).then_some("not started yet"));
+        report
+    }
+
     /// The answer of `/readyz`.
     pub fn ready(&self) -> Report {
+        self.ready_at(self.elapsed())
+    }
+
+    fn ready_at(&self, now: Duration) -> Report {
         let mut report = Report { ok: true, text: String::new() };
         report.line("configuration", None);
         for (condition, name) in CONDITIONS {
             let state = &self.conditions[condition as usize];
             let reason = state.waiting_for.lock().unwrap_or_else(PoisonError::into_inner);
             let reason = if reason.is_empty() { "not reached yet" } else { &reason };
-            report.line(name, (!state.reached.load(Ordering::Relaxed)).then_some(reason));
+            let away = self.away(condition);
+            let away = away.as_ref().map(|(since, why)| (now.saturating_sub(*since), why));
+            let away = away.filter(|(long, _)| *long >= AWAY_AFTER);
+            let away = away.map(|(long, why)| format!("out of reach for {} s: {why}", long.as_secs()));
+            let problem = if state.reached.load(Ordering::Relaxed) { away.as_deref() } else { Some(reason) };
+            report.line(name, problem);
         }
         if self.stopping.load(Ordering::Relaxed) {
             report.line("process", Some("stopping"));
@@ -240,6 +281,14 @@ mod tests {
         check(health.ready(), false, &format!("configuration: ok\n{reason}kafka: ok\n"));
         health.reached(Condition::Postgres);
         check(health.ready(), true, "configuration: ok\npostgres: ok\nkafka: ok\n");
+        health.missed(Condition::Postgres, "postgres is not reachable");
+        let minute = health.elapsed() + AWAY_AFTER;
+        check(health.ready(), true, "configuration: ok\npostgres: ok\nkafka: ok\n");
+        let away = "postgres: out of reach for 60 s: postgres is not reachable\n";
+        check(health.ready_at(minute), false, &format!("configuration: ok\n{away}kafka: ok\n"));
+        assert!(health.live().ok, "a restart would not help");
+        health.heard(Condition::Postgres);
+        check(health.ready_at(minute), true, "configuration: ok\npostgres: ok\nkafka: ok\n");
         health.stopping();
         check(health.ready(), false, "configuration: ok\npostgres: ok\nkafka: ok\nprocess: stopping\n");
         assert!(health.live().ok);

@@ -1,4 +1,4 @@
-//! Serves `/metrics`, `/livez` and `/readyz` from a thread and runtime of its own, so that a probe is answered while the
+//! Serves `/metrics`, `/livez`, `/readyz` and `/startupz` from a thread and runtime of its own, so that a probe is answered while the
 //! relay's workers are busy. It only reads: nothing here changes what the relay does.
 
 use std::io;
@@ -17,8 +17,8 @@ use crate::health::{Health, Report};
 use crate::metrics::Metrics;
 use crate::{crash_point, task};
 
-const INDEX: &str =
-    "outbox-relay: /metrics (Prometheus), /livez (loops are trying), /readyz (dependencies were reached)\n";
+const INDEX: &str = "outbox-relay: /metrics (Prometheus), /livez (loops are trying), /readyz (dependencies are reached), \
+     /startupz (loops have started)\n";
 
 /// The running server. It ends when this is dropped.
 pub struct HttpServer {
@@ -86,6 +86,7 @@ fn router(shared: Shared) -> Router {
         .route("/", get(async || INDEX))
         .route("/metrics", get(metrics))
         .route("/livez", get(async |State(shared): State<Shared>| answer(shared.health.live())))
+        .route("/startupz", get(async |State(shared): State<Shared>| answer(shared.health.started())))
         .route("/readyz", get(async |State(shared): State<Shared>| answer(shared.health.ready())))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
         .with_state(shared)
@@ -138,6 +139,9 @@ mod tests {
         health.reached(Condition::Postgres);
         health.reached(Condition::Kafka);
         check(&server, "/readyz", "200 OK", "kafka: ok");
+        check(&server, "/startupz", "503 Service Unavailable", "loops: not started yet");
+        let _loops = (health.running(Loop::Follow), health.running(Loop::Sample));
+        check(&server, "/startupz", "200 OK", "loops: ok");
         check(&server, "/metrics", "200 OK", "outbox_leader 0");
         check(&server, "/", "200 OK", "/metrics");
         check(&server, "/nowhere", "404 Not Found", "/livez");

@@ -201,7 +201,11 @@ pub const KEYS: &[Key] = &[
         default: "1m",
         meaning: "How often the slots of old rows are looked at, swept and emptied.",
     },
-    Key { name: "http.listen", default: "0.0.0.0:9464", meaning: "Address of /metrics, /livez and /readyz." },
+    Key {
+        name: "http.listen",
+        default: "0.0.0.0:9464",
+        meaning: "Address of /metrics, /livez, /readyz and /startupz.",
+    },
     Key {
         name: "log.format",
         default: "text",

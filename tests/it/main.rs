@@ -6,6 +6,7 @@
 mod bad_input;
 mod barrier;
 mod brake;
+mod canary;
 #[path = "../faults/checker/mod.rs"]
 mod checker;
 mod clean;
