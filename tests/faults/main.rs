@@ -22,6 +22,7 @@ mod support;
 mod watch;
 mod writers;
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -96,7 +97,7 @@ async fn run(options: &Options) -> Report {
     eprintln!("repeat this run with --seed {}", options.seed);
     let wanted = wanted(&options.names);
     let cluster = Cluster::start().await;
-    let mut report = Report::new(options.seed);
+    let report = RefCell::new(Report::new(options.seed));
     match options.soak {
         None => {
             // A bug has to be found on this very seed; other scenarios get one each.
@@ -106,16 +107,24 @@ async fn run(options: &Options) -> Report {
             };
             let plan =
                 wanted.iter().enumerate().map(|(number, scenario)| (scenario, seed((number, scenario))));
-            play(&cluster, plan, MESSAGES, &mut report).await;
+            let (apart, others): (Vec<_>, Vec<_>) = plan.partition(|(scenario, _)| scenario.apart);
+            play(&cluster, others.into_iter(), MESSAGES, &report).await;
+            // The two take turns in beginning the next one.
+            let apart = RefCell::new(apart.into_iter());
+            let next = || std::iter::from_fn(|| apart.borrow_mut().next());
+            tokio::join!(
+                play(&cluster, next(), MESSAGES, &report),
+                play(&cluster, next(), MESSAGES, &report)
+            );
         }
-        Some(length) => soak(&cluster, &wanted, length, options.names.is_empty(), &mut report).await,
+        Some(length) => soak(&cluster, &wanted, length, options.names.is_empty(), &report).await,
     }
-    report
+    report.into_inner()
 }
 
 /// Scenarios in random order. If it may be any of them, those that go on for a long time come first, with a third of it each.
-async fn soak(cluster: &Cluster, wanted: &[Scenario], length: Duration, any: bool, report: &mut Report) {
-    let mut random = rand::rngs::StdRng::seed_from_u64(report.seed());
+async fn soak(cluster: &Cluster, wanted: &[Scenario], length: Duration, any: bool, report: &RefCell<Report>) {
+    let mut random = rand::rngs::StdRng::seed_from_u64(report.borrow().seed());
     let began = Instant::now();
     let mut long = Vec::new();
     if any {
@@ -137,7 +146,7 @@ async fn play<'c>(
     cluster: &'c Cluster,
     mut plan: impl Iterator<Item = (&'c Scenario, u64)>,
     messages: usize,
-    report: &mut Report,
+    report: &RefCell<Report>,
 ) {
     let mut next = plan.next();
     let mut begun = match next {
@@ -164,7 +173,7 @@ async fn play<'c>(
         if !line.holds() && scenario.bug.is_none() {
             keep(scenario.name, &line, &played);
         }
-        report.add(line);
+        report.borrow_mut().add(line);
     }
 }
 

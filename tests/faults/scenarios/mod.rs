@@ -69,6 +69,8 @@ pub struct Scenario {
     pub watches: bool,
     /// Played when it is named, and in a soak.
     pub by_hand: bool,
+    /// Another one may be played beside it.
+    pub apart: bool,
     /// Relays log in to Kafka as the user to whom topics can be forbidden.
     pub restricted: bool,
     pub expectation: Expectation,
@@ -99,6 +101,7 @@ impl Scenario {
             length: Duration::ZERO,
             watches: false,
             by_hand: false,
+            apart: false,
             restricted: false,
             expectation: Expectation::Nothing,
             undoes: 0,
@@ -107,12 +110,51 @@ impl Scenario {
     }
 }
 
+/// They break nothing that others use, only relays, connections, topics and rows of their own: two of them are played side by side.
+const APART: [&str; 32] = [
+    "calm",
+    "relay_killed",
+    "relay_frozen",
+    "relay_frozen_settling",
+    "relay_stopped",
+    "crash_after_read",
+    "crash_after_send",
+    "crash_after_confirm",
+    "crash_in_settlement",
+    "crash_after_settlement",
+    "crash_in_late_paging",
+    "crash_before_requeue",
+    "crash_after_requeue",
+    "backends_terminated",
+    "postgres_cut",
+    "postgres_half_open",
+    "postgres_slow",
+    "postgres_mute",
+    "old_snapshot",
+    "open_writer",
+    "prepared_transaction",
+    "promoted",
+    "promoted_behind",
+    "pooler_promoted",
+    "replica_offered",
+    "limit_lowered",
+    "permission_revoked",
+    "dead_letter_flood",
+    "records_removed",
+    "topic_recreated",
+    "clock_forward",
+    "clock_back",
+];
+
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [relay::all(), kafka::all(), postgres::all(), data::all(), host::all(), combined::all()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [relay::all(), kafka::all(), postgres::all(), data::all(), host::all(), combined::all()];
+    let mut all: Vec<Scenario> = all.into_iter().flatten().collect();
+    for name in APART {
+        let scenario = all.iter_mut().find(|scenario| scenario.name == name);
+        scenario.unwrap_or_else(|| panic!("there is no scenario {name}")).apart = true;
+    }
+    all
 }
 
 /// A fault holds for so long.
