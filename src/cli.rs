@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
 pub mod operate;
+pub mod watch;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use self::operate::{
     DlqCommand, KeysCommand, LeaseCommand, MessageOptions, RequestsCommand, Show, TopicsCommand,
 };
+use self::watch::TapOptions;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,6 +20,7 @@ Examples:
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
   outbox-relay status                         who leads, what waits, what needs a human
+  outbox-relay tap --topic 'orders.*'         watch messages being published
   outbox-relay message 4711                   what became of the message with this outbox-seq
   outbox-relay dlq groups                     what messages died of, and how many
   outbox-relay dlq requeue --topic orders     send the dead letters of a topic again
@@ -87,6 +90,8 @@ pub enum Command {
     Migrate(MigrateOptions),
     /// How the relay is: who leads, what waits, what needs a human
     Status(Show),
+    /// Watch messages being published: where each went, and how long that took
+    Tap(TapOptions),
     /// The life of one message: written, tried, published where, redelivered, dead
     Message(MessageOptions),
     /// Dead letters: see what failed, send it again, or give it up

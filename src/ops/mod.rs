@@ -11,6 +11,7 @@ pub mod requests;
 pub mod status;
 mod table;
 mod talk;
+pub mod tap;
 pub mod topics;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     let mut session = connect(&config).await?;
     let ended = match command {
         Command::Status(show) => status::run(&mut session, show).await,
+        Command::Tap(options) => tap::run(&mut session, options).await,
         Command::Message(options) => message::run(&mut session, options).await,
         Command::Dlq(command) => dlq::run(&mut session, command).await,
         Command::Keys(command) => keys::run(&mut session, command).await,

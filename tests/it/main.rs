@@ -31,6 +31,7 @@ mod schema;
 mod servers;
 mod servers_smoke;
 mod support;
+mod tap;
 mod tasks;
 mod tidy;
 mod tls;

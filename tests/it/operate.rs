@@ -9,7 +9,7 @@ use crate::support::lines::{Line, versions, write};
 use crate::support::{DEADLINE, Env, RelayBuilder, eventually};
 
 /// A member of outbox_admin, unless another login is named.
-fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
+pub fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
     command
         .args(arguments)
@@ -23,21 +23,21 @@ fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
     command
 }
 
-async fn run_as(env: &Env, login: &str, arguments: &[&str]) -> Output {
+pub async fn run_as(env: &Env, login: &str, arguments: &[&str]) -> Output {
     tokio::time::timeout(DEADLINE, command(env, login, arguments).output())
         .await
         .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
         .expect("it starts")
 }
 
-struct Said {
-    code: i32,
-    data: String,
-    talk: String,
+pub struct Said {
+    pub code: i32,
+    pub data: String,
+    pub talk: String,
 }
 
 impl Said {
-    fn of(output: Output) -> Said {
+    pub fn of(output: Output) -> Said {
         Said {
             code: output.status.code().unwrap_or(-1),
             data: String::from_utf8(output.stdout).expect("UTF-8"),
@@ -46,18 +46,18 @@ impl Said {
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}{}", self.data, self.talk))
     }
 }
 
-async fn say(env: &Env, arguments: &str) -> Said {
+pub async fn say(env: &Env, arguments: &str) -> Said {
     let arguments: Vec<&str> = arguments.split(' ').collect();
     Said::of(run_as(env, "admin_login", &arguments).await)
 }
 
 #[track_caller]
-fn says(said: &Said, code: i32, words: &[&str]) {
+pub fn says(said: &Said, code: i32, words: &[&str]) {
     let all = format!("{}{}", said.data, said.talk);
     assert_eq!(said.code, code, "{all}");
     for word in words {
@@ -65,13 +65,13 @@ fn says(said: &Said, code: i32, words: &[&str]) {
     }
 }
 
-async fn strict(env: &Env) -> RelayBuilder {
+pub async fn strict(env: &Env) -> RelayBuilder {
     let relay = env.relay().await.set("retry.base", "20ms").set("retry.max", "100ms").set("lease.ttl", "1s");
     relay.set("retry.attempts", 2).expect_errors()
 }
 
 /// A topic with five dead letters of five keys: rows that were too large for it. It takes them now.
-async fn with_dead_letters(env: &Env) -> String {
+pub async fn with_dead_letters(env: &Env) -> String {
     let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
     let keys: Vec<String> = (0..5).map(|key| format!("k{key}")).collect();
     let lines: Vec<Line<'_>> = keys.iter().map(|key| Line::new(&topic, key, 0).of_bytes(5000)).collect();
