@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use self::operate::{
     DlqCommand, KeysCommand, LeaseCommand, MessageOptions, RequestsCommand, Show, TopicsCommand,
 };
-use self::watch::TapOptions;
+use self::watch::{TapOptions, TopOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +20,7 @@ Examples:
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
   outbox-relay status                         who leads, what waits, what needs a human
+  outbox-relay top                            the same live, with rates
   outbox-relay tap --topic 'orders.*'         watch messages being published
   outbox-relay message 4711                   what became of the message with this outbox-seq
   outbox-relay dlq groups                     what messages died of, and how many
@@ -90,6 +91,8 @@ pub enum Command {
     Migrate(MigrateOptions),
     /// How the relay is: who leads, what waits, what needs a human
     Status(Show),
+    /// The same as status and more, live on the terminal: q ends it
+    Top(TopOptions),
     /// Watch messages being published: where each went, and how long that took
     Tap(TapOptions),
     /// The life of one message: written, tried, published where, redelivered, dead

@@ -49,6 +49,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         command @ (Command::Status(_)
         | Command::Message(_)
+        | Command::Top(_)
         | Command::Tap(_)
         | Command::Dlq(_)
         | Command::Keys(_)

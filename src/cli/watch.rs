@@ -1,5 +1,7 @@
 //! The commands that watch: what they take. It decides nothing.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::operate::Output;
@@ -39,4 +41,37 @@ pub struct TapOptions {
     /// Lines for people, or a JSON document a line
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// How `top` looks.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(skip)]
+pub struct TopOptions {
+    /// Between two looks
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Print one screen as text and end; needs no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// How large that screen is
+    #[arg(long, value_name = "COLUMNSxLINES", default_value = "80x24", value_parser = size, requires = "once")]
+    pub size: (u16, u16),
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("is between 100ms and 1h".to_owned())
+    }
+}
+
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let parts =
+        text.split_once('x').and_then(|(columns, lines)| Some((columns.parse().ok()?, lines.parse().ok()?)));
+    match parts {
+        Some((columns @ 80..=500, lines @ 24..=500)) => Ok((columns, lines)),
+        _ => Err("is columns x lines, such as 120x40; at least 80x24".to_owned()),
+    }
 }

@@ -12,6 +12,7 @@ pub mod status;
 mod table;
 mod talk;
 pub mod tap;
+pub mod top;
 pub mod topics;
 
 use std::process::ExitCode;
@@ -22,9 +23,14 @@ use crate::store::{Server, Session};
 
 /// Connects and does what was asked for.
 pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
+    let command = match command {
+        // It connects anew when a connection is lost.
+        Command::Top(options) => return top::run(&config, options).await,
+        command => command,
+    };
     let mut session = connect(&config).await?;
     let ended = match command {
-        Command::Status(show) => status::run(&mut session, show).await,
+        Command::Status(show) => status::run(&mut session, show, config.lease.ttl).await,
         Command::Tap(options) => tap::run(&mut session, options).await,
         Command::Message(options) => message::run(&mut session, options).await,
         Command::Dlq(command) => dlq::run(&mut session, command).await,
@@ -32,7 +38,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(command) => topics::run(&mut session, command).await,
         Command::Lease(command) => lease::run(&mut session, command).await,
         Command::Requests(command) => requests::run(&mut session, command).await,
-        Command::Run | Command::Demo(_) | Command::Migrate(_) | Command::Config(_) => {
+        Command::Run | Command::Demo(_) | Command::Top(_) | Command::Migrate(_) | Command::Config(_) => {
             unreachable!("main has commands of its own for these")
         }
     };

@@ -1,17 +1,17 @@
 //! Following the ledger: what was published, settlement by settlement, for whoever watches.
 //!
-//! Owns the statements behind `tap` and the text form of an `int8multirange`. Nothing here changes anything or blocks a
+//! Owns the statements behind `tap` and the rates of `top`, and the text form of an `int8multirange`. Nothing here changes anything or blocks a
 //! relay; each statement costs the same however long the ledger is.
 
 use serde::Deserialize;
 use sqlx::Row;
 
-use super::inspect::documents;
+use super::inspect::{document, documents};
 use super::{Session, StoreError};
 use crate::receipt::{Receipt, decode};
 
 /// A place in the ledger: everything up to it has been looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs, reason = "the names are those of outbox.ledger")]
 pub struct Place {
     pub epoch: i64,
@@ -62,6 +62,34 @@ pub struct KeyWish {
     pub only: Option<String>,
     /// Only this one, in base64.
     pub only_base64: Option<String>,
+}
+
+/// What was done between two looks.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs, reason = "each is a count of what it says")]
+pub struct Flow {
+    /// The end of the ledger, and the time, of this look.
+    #[serde(flatten)]
+    pub place: Place,
+    pub at: String,
+    /// The same in Unix seconds.
+    pub at_seconds: f64,
+    /// Messages, each as often as it was published.
+    pub published: i64,
+    pub dead: i64,
+    /// Attempts.
+    pub failed: i64,
+}
+
+/// What was done since the last look; nothing is the first one.
+pub async fn flow(session: &mut Session, since: Option<&Flow>) -> Result<Flow, StoreError> {
+    let place = match since {
+        Some(flow) => flow.place,
+        None => newest(session).await?,
+    };
+    let call = session.call(include_str!("sql/top_flow.sql")).bind(place.epoch).bind(place.seq);
+    let call = call.bind(since.map(|flow| flow.at.clone()));
+    document(session, "count what was done", call).await
 }
 
 /// The end of the ledger.

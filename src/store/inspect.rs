@@ -316,6 +316,13 @@ pub async fn requests(
     documents(session, "read requests", call).await
 }
 
+/// Pauses, rates and policies that operators have asked for and that are in effect, the newest first.
+pub async fn in_effect(session: &mut Session) -> Result<Vec<RequestRow>, StoreError> {
+    let mut running = requests(session, &["running".to_owned()], i64::MAX, 1000).await?;
+    running.retain(|request| matches!(request.kind.as_str(), "pause" | "rate" | "policy"));
+    Ok(running)
+}
+
 /// Topics of which something waits.
 pub async fn topics(session: &mut Session) -> Result<Vec<TopicRow>, StoreError> {
     let call = session.call(include_str!("sql/topic_list.sql"));
@@ -375,7 +382,7 @@ pub(super) async fn documents<T: DeserializeOwned>(
     rows.iter().map(|row| parse(what, row)).collect()
 }
 
-async fn document<T: DeserializeOwned>(
+pub(super) async fn document<T: DeserializeOwned>(
     session: &mut Session,
     what: &'static str,
     call: Call<'_>,

@@ -35,3 +35,4 @@ mod tap;
 mod tasks;
 mod tidy;
 mod tls;
+mod top;
