@@ -124,7 +124,7 @@ impl Consumer {
 }
 
 /// What librdkafka says beside its answers is for those who ask for it: its errors come back from `poll` as well.
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -10,6 +10,7 @@ mod mock;
 mod own_topic;
 mod producer;
 mod publisher;
+mod readback;
 mod settings;
 mod status;
 mod topics;
@@ -19,6 +20,7 @@ pub use mock::MockKafka;
 pub use own_topic::OwnTopic;
 pub use producer::{Inbox, Producer};
 pub use publisher::{Publisher, Stamp};
+pub use readback::{At, ReadBack, Reader};
 pub use settings::KafkaSettings;
 pub use topics::{TopicSettings, TopicState, Topics};
 

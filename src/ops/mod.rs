@@ -32,7 +32,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     let ended = match command {
         Command::Status(show) => status::run(&mut session, show, config.lease.ttl).await,
         Command::Tap(options) => tap::run(&mut session, options).await,
-        Command::Message(options) => message::run(&mut session, options).await,
+        Command::Message(options) => message::run(&mut session, &config, options).await,
         Command::Dlq(command) => dlq::run(&mut session, command).await,
         Command::Keys(command) => keys::run(&mut session, command).await,
         Command::Topics(command) => topics::run(&mut session, command).await,

@@ -36,3 +36,4 @@ mod tasks;
 mod tidy;
 mod tls;
 mod top;
+mod verify;
