@@ -62,6 +62,8 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
             block_on(ops::run(config, command))
         }
+        Command::Completions { shell } => ops::manual::completions(shell),
+        Command::Man { directory } => ops::manual::man(directory.as_deref()),
         Command::Config(command) => {
             let config = load(file)?;
             print::data(&match command {

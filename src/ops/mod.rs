@@ -4,6 +4,7 @@ mod carry_out;
 pub mod dlq;
 pub mod keys;
 pub mod lease;
+pub mod manual;
 pub mod message;
 pub mod migrate;
 pub mod print;
@@ -38,6 +39,9 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(command) => topics::run(&mut session, command).await,
         Command::Lease(command) => lease::run(&mut session, command).await,
         Command::Requests(command) => requests::run(&mut session, command).await,
+        Command::Completions { .. } | Command::Man { .. } => {
+            unreachable!("main has commands of its own for these")
+        }
         Command::Run | Command::Demo(_) | Command::Top(_) | Command::Migrate(_) | Command::Config(_) => {
             unreachable!("main has commands of its own for these")
         }

@@ -13,6 +13,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod fatal;
+mod help;
 mod lanes;
 mod lead;
 mod ledger;
