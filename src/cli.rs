@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
+pub mod bundle;
 pub mod examples;
 pub mod operate;
 pub mod watch;
@@ -10,6 +11,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use self::bundle::DebugCommand;
 use self::operate::{
     DlqCommand, KeysCommand, LeaseCommand, MessageOptions, RequestsCommand, Show, TopicsCommand,
 };
@@ -134,6 +136,9 @@ pub enum Command {
     /// What operators asked for, and what came of it
     #[command(subcommand)]
     Requests(RequestsCommand),
+    /// When somebody else has to look at it
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Print what makes a shell complete commands and options
     Completions {
         /// Which shell.

@@ -51,6 +51,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Message(_)
         | Command::Top(_)
         | Command::Tap(_)
+        | Command::Debug(_)
         | Command::Dlq(_)
         | Command::Keys(_)
         | Command::Topics(_)

@@ -122,6 +122,14 @@ pub const EXAMPLES: &[(&str, Examples)] = &[
     ("requests list", &[("requests list --open", "what is not over")]),
     ("requests show", &[("requests show 17", "who, when, why, and what came of it")]),
     ("requests cancel", &[("requests cancel 17 --why 'wrong topic'", "what is done stays done")]),
+    ("debug", &[("debug bundle", "everything that helps to help, in one archive")]),
+    (
+        "debug bundle",
+        &[
+            ("debug bundle", "with the metrics of the relay on this host"),
+            ("debug bundle --file /tmp/bundle.tar.gz --http relay-0:9464", "of another one"),
+        ],
+    ),
     ("config", &[("config show", "what is in effect, and why"), ("config validate", "is anything wrong?")]),
     ("config show", &[("config show --config relay.toml", "every setting, and where it came from")]),
     ("config validate", &[("config validate --config relay.toml", "exit code 2 if anything is wrong")]),

@@ -73,6 +73,11 @@ pub enum NotTaken {
     Refused(Refusal),
 }
 
+/// The version of librdkafka.
+pub fn client_version() -> String {
+    rdkafka::util::get_rdkafka_version().1
+}
+
 /// Kafka cannot be used or did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {text}")]

@@ -1,5 +1,6 @@
 //! The operator's commands, one a file. What changes something writes a request and follows it (`carry_out`).
 
+pub mod bundle;
 mod carry_out;
 pub mod dlq;
 pub mod keys;
@@ -19,6 +20,7 @@ pub mod topics;
 use std::process::ExitCode;
 
 use crate::cli::Command;
+use crate::cli::bundle::DebugCommand;
 use crate::config::Config;
 use crate::store::{Server, Session};
 
@@ -27,6 +29,8 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     let command = match command {
         // It connects anew when a connection is lost.
         Command::Top(options) => return top::run(&config, options).await,
+        // It makes the best of what does not work.
+        Command::Debug(DebugCommand::Bundle(options)) => return bundle::run(&config, options).await,
         command => command,
     };
     let mut session = connect(&config).await?;
@@ -42,7 +46,12 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("main has commands of its own for these")
         }
-        Command::Run | Command::Demo(_) | Command::Top(_) | Command::Migrate(_) | Command::Config(_) => {
+        Command::Run
+        | Command::Demo(_)
+        | Command::Top(_)
+        | Command::Debug(_)
+        | Command::Migrate(_)
+        | Command::Config(_) => {
             unreachable!("main has commands of its own for these")
         }
     };
@@ -51,9 +60,14 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn connect(config: &Config) -> anyhow::Result<Session> {
-    let hosts = config.postgres.host_urls();
-    let server = Server::new(hosts.iter().map(|host| host.expose()))?.behind_pooler(config.postgres.pooler);
-    let mut session = server.connect("operator").await?;
+    let mut session = connect_unchecked(config).await?;
     session.check_schema().await?;
     Ok(session)
+}
+
+/// Whatever the schema is like.
+async fn connect_unchecked(config: &Config) -> anyhow::Result<Session> {
+    let hosts = config.postgres.host_urls();
+    let server = Server::new(hosts.iter().map(|host| host.expose()))?.behind_pooler(config.postgres.pooler);
+    Ok(server.connect("operator").await?)
 }
