@@ -59,10 +59,10 @@ fn holds_nothing_private(files: &BTreeMap<String, String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_helps_is_in_the_archive_and_nothing_private() {
     let env = Env::new().await;
-    let relay = env.relay().await.set("retry.base", "1h").set("retry.max", "1h").expect_errors();
-    let relay = relay.topic("*.dying", "attempts = 1").start().await;
     let topic = env.create_topic("orders", 3, &[("max.message.bytes", "2000")]).await;
     let dying = env.create_topic("dying", 1, &[("max.message.bytes", "2000")]).await;
+    let relay = env.relay().await.set("retry.base", "1h").set("retry.max", "1h").expect_errors();
+    let relay = relay.topic("*.dying", "attempts = 1").start().await;
     write(
         &env,
         &[

@@ -23,6 +23,7 @@ mod once;
 mod operate;
 mod order;
 mod outage;
+mod outputs;
 mod plan;
 mod pooler;
 #[path = "../faults/proxy/mod.rs"]

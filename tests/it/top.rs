@@ -131,11 +131,16 @@ fn seconds(value: &Value) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_number_of_status_is_the_one_of_the_metrics() {
     let env = Env::new().await;
+    // A broker hears of a topic a moment after it was made: until the relay has started it has.
+    let limited = [("max.message.bytes", "2000")];
+    let (dead, failing) =
+        (env.create_topic("orders", 1, &limited).await, env.create_topic("failing", 1, &limited).await);
+    let (paused, missing) = (env.create_topic("paused", 1, &[]).await, env.topic("missing"));
     let relay = env.relay().await.set("retry.base", "1h").set("retry.max", "1h").set("retry.attempts", 5);
     let relay = relay.topic("*.orders", "attempts = 1").expect_errors().start().await;
-    let dead = with_dead_letters(&env).await;
-    let failing = env.create_topic("failing", 1, &[("max.message.bytes", "2000")]).await;
-    let (paused, missing) = (env.create_topic("paused", 1, &[]).await, env.topic("missing"));
+    let keys: Vec<String> = (0..5).map(|key| format!("k{key}")).collect();
+    write(&env, &keys.iter().map(|key| Line::new(&dead, key, 0).of_bytes(5000)).collect::<Vec<_>>()).await;
+    env.eventually_true("select count(*) = 5 from outbox.dead_letter").await;
     says(&say(&env, &format!("topics pause {paused} --for 30m --yes")).await, 0, &["in effect"]);
     says(&say(&env, "topics set elsewhere.* --rate 1000 --yes").await, 0, &["in effect"]);
     let mut lines = Vec::new();
