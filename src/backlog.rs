@@ -51,13 +51,12 @@ pub async fn sample(
                 metrics.set_backlog(BacklogState::Blocked, sample.deferred.behind.max(0) as u64);
                 metrics.set_backlog(BacklogState::Scheduled, sample.deferred.scheduled.max(0) as u64);
                 let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
-                metrics.set_oldest_pending(unread, &sample.oldest_deferred);
+                metrics.set_oldest_pending(unread, &sample.oldest_waiting);
                 metrics.lease_epoch.set(sample.epoch as f64);
                 metrics.reconcile_missing_messages.set(sample.reconciled.missing as f64);
                 metrics.reconcile_duplicate_messages.set(sample.reconciled.duplicates as f64);
                 metrics.reconcile_last_success_timestamp.set(sample.reconciled.ended);
-                let deferred = &sample.deferred;
-                if sample.ready > 0 || deferred.retrying > 0 || deferred.behind > 0 {
+                if sample.ready > 0 || !sample.oldest_waiting.is_empty() {
                     pause = EVERY_WHILE_WAITING.max(started.elapsed() * REST).min(4 * EVERY);
                 }
             }

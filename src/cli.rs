@@ -1,16 +1,22 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
+pub mod bundle;
+pub mod examples;
 pub mod operate;
+pub mod watch;
 
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
+use self::bundle::DebugCommand;
 use self::operate::{
     DlqCommand, KeysCommand, LeaseCommand, MessageOptions, ReconcileOptions, ReplayOptions, RequestsCommand,
     Show, TopicsCommand,
 };
+use self::watch::{TapOptions, TopOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,13 +25,19 @@ Examples:
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
   outbox-relay status                         who leads, what waits, what needs a human
+  outbox-relay top                            the same live, with rates
+  outbox-relay tap --topic 'orders.*'         watch messages being published
   outbox-relay message 4711                   what became of the message with this outbox-seq
   outbox-relay dlq groups                     what messages died of, and how many
   outbox-relay dlq requeue --topic orders     send the dead letters of a topic again
   outbox-relay topics pause orders --for 30m  let a topic stand still for a while
   outbox-relay reconcile --from 2h            is everything of the last two hours in Kafka?
-  outbox-relay replay --topic orders --from 2h  send what was written in the last two hours again
+  outbox-relay replay --topic orders --from 2h  send what was written in the last two hours again";
 
+/// What it is, how it is used by example, then what there is.
+const HELP: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+
+const AFTER: &str = "\
 Environment:
   DATABASE_URL                                postgres://user:password@host/database
   KAFKA_BROKERS                               host:9092,host:9092
@@ -46,7 +58,7 @@ Exit codes:
 ///
 /// `run` needs DATABASE_URL and KAFKA_BROKERS, or a file with [postgres] url and [kafka] brokers.
 #[derive(Debug, Parser)]
-#[command(name = "outbox-relay", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "outbox-relay", version, before_help = EXAMPLES, after_help = AFTER, arg_required_else_help = true)]
 pub struct Cli {
     /// Configuration file (TOML) [default: outbox-relay.toml in the working directory, if there is one]
     #[arg(long, global = true, value_name = "FILE", env = "OUTBOX_RELAY_CONFIG", hide_env = true, value_parser = path_or_empty())]
@@ -59,7 +71,8 @@ pub struct Cli {
 impl Cli {
     /// The process's arguments; on a mistake says so and ends with exit code 2. An empty variable counts as not set.
     pub fn from_arguments() -> Cli {
-        let mut cli = Cli::parse();
+        // clap's own errors and its help end the process.
+        let mut cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
         let not_empty = |path: &PathBuf| !path.as_os_str().is_empty();
         cli.config = cli.config.filter(not_empty);
         if let Command::Demo(options) = &mut cli.command {
@@ -69,6 +82,21 @@ impl Cli {
         }
         cli
     }
+}
+
+/// The whole command line, with examples first in every help.
+pub fn command() -> clap::Command {
+    examples::first(undecorated().help_template(HELP))
+}
+
+/// The same with examples where manual pages have them.
+pub fn for_manual() -> clap::Command {
+    examples::last(undecorated()).before_help(None).after_help(format!("{EXAMPLES}\n\n{AFTER}"))
+}
+
+/// The same as clap has it.
+pub fn undecorated() -> clap::Command {
+    <Cli as CommandFactory>::command()
 }
 
 /// The commands.
@@ -91,6 +119,10 @@ pub enum Command {
     Migrate(MigrateOptions),
     /// How the relay is: who leads, what waits, what needs a human
     Status(Show),
+    /// The same as status and more, live on the terminal: q ends it
+    Top(TopOptions),
+    /// Watch messages being published: where each went, and how long that took
+    Tap(TapOptions),
     /// The life of one message: written, tried, published where, redelivered, dead
     Message(MessageOptions),
     /// Compare what was committed with what is really in Kafka: is anything missing?
@@ -119,6 +151,19 @@ pub enum Command {
     /// What operators asked for, and what came of it
     #[command(subcommand)]
     Requests(RequestsCommand),
+    /// When somebody else has to look at it
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Print what makes a shell complete commands and options
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write manual pages, one for every command, or print the first one
+    Man {
+        /// Where to; made if it is not there.
+        directory: Option<PathBuf>,
+    },
     /// Look at the configuration without connecting to anything
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -198,8 +243,6 @@ pub enum ConfigCommand {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[track_caller]
@@ -210,7 +253,7 @@ mod tests {
 
     #[test]
     fn commands_are_understood() {
-        Cli::command().debug_assert();
+        command().debug_assert();
         check("run", true);
         check("run --config relay.toml", true);
         check("--config relay.toml config show", true);
@@ -228,7 +271,7 @@ mod tests {
 
     #[test]
     fn help_says_first_what_the_tool_is() {
-        let help = Cli::command().render_help().to_string();
+        let help = command().render_help().to_string();
         assert!(help.starts_with("Publishes the rows of a Postgres outbox table to Kafka"), "{help}");
         for part in ["DATABASE_URL", "Exit codes", "outbox-relay demo"] {
             assert!(help.contains(part), "{part} is missing in\n{help}");

@@ -50,6 +50,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         command @ (Command::Status(_)
         | Command::Message(_)
         | Command::Replay(_)
+        | Command::Top(_)
+        | Command::Tap(_)
+        | Command::Debug(_)
         | Command::Dlq(_)
         | Command::Keys(_)
         | Command::Topics(_)
@@ -67,6 +70,8 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
             block_on(ops::run(config, command))
         }
+        Command::Completions { shell } => ops::manual::completions(shell),
+        Command::Man { directory } => ops::manual::man(directory.as_deref()),
         Command::Config(command) => {
             let config = load(file)?;
             print::data(&match command {

@@ -189,10 +189,10 @@ impl Metrics {
     }
 
     /// Sets the age of what waits, for every topic seen so far. `unread` is topic and time of the first unread row,
-    /// `deferred` the oldest deferred row of each topic that has one; times are Unix seconds of `created_at`.
-    /// A topic without deferred rows gets the first unread row's time: it cannot have waited longer than that.
-    pub fn set_oldest_pending(&self, unread: Option<(&str, f64)>, deferred: &BTreeMap<String, f64>) {
-        for topic in deferred.keys().map(String::as_str).chain(unread.map(|(topic, _)| topic)) {
+    /// `waiting` the oldest row of each topic that has one deferred or in its lane; times are Unix seconds of `created_at`.
+    /// A topic without such rows gets the first unread row's time: it cannot have waited longer than that.
+    pub fn set_oldest_pending(&self, unread: Option<(&str, f64)>, waiting: &BTreeMap<String, f64>) {
+        for topic in waiting.keys().map(String::as_str).chain(unread.map(|(topic, _)| topic)) {
             self.topic(topic);
         }
         let unread = unread.map(|(_, time)| time);
@@ -200,10 +200,10 @@ impl Metrics {
             |known: Option<f64>| known.into_iter().chain(unread).min_by(f64::total_cmp).unwrap_or(0.0);
         let topics = self.topics();
         for (name, topic) in &topics.known {
-            topic.oldest_pending.set(oldest(deferred.get(name).copied()));
+            topic.oldest_pending.set(oldest(waiting.get(name).copied()));
         }
         if let Some(other) = &topics.other {
-            let unnamed = deferred.iter().filter(|(name, _)| !topics.known.contains_key(*name));
+            let unnamed = waiting.iter().filter(|(name, _)| !topics.known.contains_key(*name));
             other.oldest_pending.set(oldest(unnamed.map(|(_, time)| *time).min_by(f64::total_cmp)));
         }
     }

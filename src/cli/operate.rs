@@ -85,6 +85,12 @@ pub struct MessageOptions {
     /// How many messages of a key
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i64).range(1..=1000))]
     pub limit: i64,
+    /// Read its records back from Kafka and compare them with the row; exit code 1 if something else is there
+    #[arg(long)]
+    pub verify: bool,
+    /// Payload, headers and trace id as well; outbox.request keeps who read them
+    #[arg(long)]
+    pub show_payload: bool,
     /// How.
     #[command(flatten)]
     pub show: Show,

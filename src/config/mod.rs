@@ -216,6 +216,13 @@ impl Config {
         text
     }
 
+    /// Every secret in it: passwords of URLs, as written and decoded, and properties that hold one. For blotting out.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let urls = self.postgres.hosts.iter().flat_map(|url| postgres_url::passwords(url.expose()));
+        let properties = self.kafka.properties.iter().filter(|(name, _)| properties::is_secret(name));
+        urls.map(Secret::from).chain(properties.map(|(_, value)| value.clone())).collect()
+    }
+
     /// A short fingerprint of [`Config::show`] without origins, to tell replicas with different settings apart.
     pub fn digest(&self) -> String {
         // FNV-1a: stable over releases and machines, and nobody needs to be kept from forging it.

@@ -83,6 +83,38 @@ pub(super) fn parse(url: &str) -> Result<PostgresUrl, Vec<String>> {
     })
 }
 
+/// The passwords of a URL that was accepted, each as it is written and as it is meant.
+pub(super) fn passwords(url: &str) -> Vec<String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let user = before.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+    let parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
+    let parameters = parameters.filter(|(name, _)| *name == "password").map(|(_, value)| value);
+    let found: Vec<&str> = user.map(|(_, password)| password).into_iter().chain(parameters).collect();
+    found.iter().flat_map(|written| [(*written).to_owned(), decoded(written)]).collect()
+}
+
+/// With `%40` as `@`.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code =
+            tail.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn fail<T>(problem: &str) -> Result<T, Vec<String>> {
     Err(vec![problem.to_owned()])
 }
@@ -239,5 +271,14 @@ mod tests {
         check("postgres://u:hunter2@/db?host=a,b", Err("several hosts"));
         check("postgres://u:hunter2@h1/db?target_session_attrs=standby", Err("writable"));
         check("postgres://h1:0,h2:x/db?sslmode=on", Err("host 2"));
+    }
+
+    #[test]
+    fn passwords_are_found_as_written_and_as_meant() {
+        let check = |url: &str, expected: &[&str]| assert_eq!(passwords(url), expected, "{url}");
+        check("postgres://u@h/d", &[]);
+        check("postgres://u:p%40ss@h/d", &["p%40ss", "p@ss"]);
+        check("postgres://u:hun@ter@h/d?sslmode=require", &["hun@ter", "hun@ter"]);
+        check("postgres://h/d?password=100%25", &["100%25", "100%"]);
     }
 }

@@ -11,6 +11,7 @@ mod mock;
 mod own_topic;
 mod producer;
 mod publisher;
+mod readback;
 mod settings;
 mod status;
 mod topics;
@@ -21,6 +22,7 @@ pub use mock::MockKafka;
 pub use own_topic::OwnTopic;
 pub use producer::{Inbox, Producer};
 pub use publisher::{Publisher, Stamp};
+pub use readback::{At, ReadBack, Reader};
 pub use settings::KafkaSettings;
 pub use topics::{TopicSettings, TopicState, Topics};
 
@@ -71,6 +73,11 @@ pub enum NotTaken {
     Dead,
     /// It will not take this record.
     Refused(Refusal),
+}
+
+/// The version of librdkafka.
+pub fn client_version() -> String {
+    rdkafka::util::get_rdkafka_version().1
 }
 
 /// Kafka cannot be used or did not answer.

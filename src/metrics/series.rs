@@ -128,7 +128,7 @@ pub const SERIES: &[Series] = &[
     gauge(
         "outbox_oldest_pending_timestamp_seconds",
         &["topic"],
-        "When the oldest pending row was written, 0 when none; the first unread row's time for topics without deferred rows.",
+        "When the oldest pending row was written, 0 when none; the first unread row's time for topics without rows that are deferred or in a lane.",
     ),
     gauge(
         "outbox_last_delivery_timestamp_seconds",

@@ -15,6 +15,15 @@ pub fn data(text: &str) -> io::Result<()> {
     }
 }
 
+/// Writes lines of an endless answer. False when nobody reads any more: the one who writes has to end.
+pub fn stream(text: &str) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
+}
+
 /// Writes what was found: as text, or as one JSON document with the same facts.
 pub fn found<T: Serialize + ?Sized>(
     output: Output,

@@ -1,6 +1,7 @@
 //! `outbox-relay status`: one screen for a tired person: is it moving, what is stuck, does anything need me.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -8,27 +9,65 @@ use super::print;
 use super::table::{Table, dash, facts, maybe_time, time};
 use crate::cli::operate::Show;
 use crate::store::Session;
-use crate::store::inspect::{self, Overview, TopicRow};
+use crate::store::inspect::{self, Overview, RequestRow, TopicRow};
 
-/// A leader that has said nothing for so long is taken for dead by its standbys.
-const SILENT_SECONDS: f64 = 15.0;
+/// A leader that has said nothing for so many `lease.ttl` does not come back: a standby would have taken over after one.
+const SILENT_TTLS: u32 = 3;
 /// Topics on the screen.
-const TOPICS: usize = 12;
+const TOPICS: usize = 11;
+/// Pauses, rates and policies on the screen.
+const IN_EFFECT: usize = 3;
 
 /// What `status` shows.
 #[derive(Serialize)]
 struct Status {
     #[serde(flatten)]
     overview: Overview,
+    /// Nobody has heard of the leader for a few `lease.ttl`.
+    silent: bool,
     topics: Vec<TopicRow>,
+    /// What operators have paused, paced or changed.
+    in_effect: Vec<RequestRow>,
 }
 
-/// Shows it.
-pub async fn run(session: &mut Session, show: Show) -> anyhow::Result<ExitCode> {
+/// Shows it. `ttl` is `lease.ttl`.
+pub async fn run(session: &mut Session, show: Show, ttl: Duration) -> anyhow::Result<ExitCode> {
     let overview = inspect::overview(session).await?;
-    let status = Status { overview, topics: inspect::topics(session).await? };
+    let status = Status {
+        silent: is_silent(&overview, ttl),
+        overview,
+        topics: inspect::topics(session).await?,
+        in_effect: inspect::in_effect(session).await?,
+    };
     print::found(show.output, &status, || as_text(&status))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the leader has been quiet for so long that it must be gone, and nobody has taken over.
+pub fn is_silent(overview: &Overview, ttl: Duration) -> bool {
+    overview.holder.is_some() && overview.beat_seconds > (ttl * SILENT_TTLS).as_secs_f64()
+}
+
+/// What an operator has set, and until when: `orders paused until 2026-01-31 12:00:00+00:00`.
+fn effect_until(request: &RequestRow) -> String {
+    let until = request.expires_at.as_ref().map_or(String::new(), |at| format!(" until {}", time(at)));
+    effect(request) + &until
+}
+
+/// What an operator has set: `orders paused`, `all topics 500 a second`.
+pub fn effect(request: &RequestRow) -> String {
+    let topics = request.topic.as_deref().unwrap_or("all topics");
+    let value =
+        |name: &str| request.value.as_ref().and_then(|value| value.get(name)).map(ToString::to_string);
+    let what = match request.kind.as_str() {
+        "pause" => "paused".to_owned(),
+        "rate" => match value("rate").as_deref() {
+            None | Some("null") => "without a rate".to_owned(),
+            Some(rate) => format!("{rate} a second"),
+        },
+        _ => format!("policy {}", request.value.as_ref().map_or_else(dash, ToString::to_string)),
+    };
+    format!("{topics} {what}")
 }
 
 fn as_text(status: &Status) -> String {
@@ -36,7 +75,7 @@ fn as_text(status: &Status) -> String {
     let leader = match &o.holder {
         None => "nobody leads; is a relay running?".to_owned(),
         Some(holder) => {
-            let silent = if o.beat_seconds > SILENT_SECONDS { " (silent: standbys take over)" } else { "" };
+            let silent = if status.silent { " (silent, and no standby has taken over)" } else { "" };
             let since = maybe_time(o.since.as_ref());
             format!(
                 "{holder} since {since}, epoch {}, last beat {:.1} s ago{silent}",
@@ -68,6 +107,7 @@ fn as_text(status: &Status) -> String {
         ("blocked keys", o.blocked_keys.to_string()),
         ("dead letters", letters),
         ("open requests", o.open_requests.to_string()),
+        ("in effect", in_effect(&status.in_effect)),
     ]);
     let mut table = Table::new(["TOPIC", "LANE", "WAITING", "PUT OFF", "DEAD", "OLDEST"]);
     for topic in status.topics.iter().take(TOPICS) {
@@ -88,4 +128,13 @@ fn as_text(status: &Status) -> String {
         text.push_str(&format!("and {} more: outbox-relay topics list\n", status.topics.len() - TOPICS));
     }
     text
+}
+
+fn in_effect(requests: &[RequestRow]) -> String {
+    let shown: Vec<String> = requests.iter().take(IN_EFFECT).map(effect_until).collect();
+    match requests.len() {
+        0 => "nothing is paused, paced or changed".to_owned(),
+        all if all > IN_EFFECT => format!("{}; and {} more", shown.join("; "), all - IN_EFFECT),
+        _ => shown.join("; "),
+    }
 }

@@ -61,7 +61,7 @@ pub fn dash() -> String {
 }
 
 /// A cell is one line, whatever somebody has written into it, and no control character reaches the terminal.
-fn one_line(cell: &str) -> String {
+pub fn one_line(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

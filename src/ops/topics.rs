@@ -26,11 +26,10 @@ struct Topics {
 pub async fn run(session: &mut Session, command: TopicsCommand) -> anyhow::Result<ExitCode> {
     match command {
         TopicsCommand::List { show } => {
-            let topics = inspect::topics(session).await?;
-            let open = inspect::requests(session, &["running".to_owned()], i64::MAX, 1000).await?;
-            let controls =
-                |request: &RequestRow| matches!(request.kind.as_str(), "pause" | "rate" | "policy");
-            let found = Topics { topics, in_effect: open.into_iter().filter(controls).collect() };
+            let found = Topics {
+                topics: inspect::topics(session).await?,
+                in_effect: inspect::in_effect(session).await?,
+            };
             print::found(show.output, &found, || as_text(&found))?;
             Ok(ExitCode::SUCCESS)
         }

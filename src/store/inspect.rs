@@ -335,6 +335,13 @@ pub async fn requests(
     documents(session, "read requests", call).await
 }
 
+/// Pauses, rates and policies that operators have asked for and that are in effect, the newest first.
+pub async fn in_effect(session: &mut Session) -> Result<Vec<RequestRow>, StoreError> {
+    let mut running = requests(session, &["running".to_owned()], i64::MAX, 1000).await?;
+    running.retain(|request| matches!(request.kind.as_str(), "pause" | "rate" | "policy"));
+    Ok(running)
+}
+
 /// Topics of which something waits.
 pub async fn topics(session: &mut Session) -> Result<Vec<TopicRow>, StoreError> {
     let call = session.call(include_str!("sql/topic_list.sql"));
@@ -385,7 +392,7 @@ pub async fn life(session: &mut Session, id: i64) -> Result<Option<Life>, StoreE
     Ok(documents(session, "read what became of a message", call).await?.pop())
 }
 
-async fn documents<T: DeserializeOwned>(
+pub(super) async fn documents<T: DeserializeOwned>(
     session: &mut Session,
     what: &'static str,
     call: Call<'_>,

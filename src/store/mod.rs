@@ -11,6 +11,8 @@ pub mod connect;
 pub mod dead_letter;
 pub mod deferred;
 pub mod demo;
+pub mod facts;
+pub mod follow;
 pub mod inspect;
 pub mod lease;
 mod literal;

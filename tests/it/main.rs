@@ -6,6 +6,7 @@
 mod bad_input;
 mod barrier;
 mod brake;
+mod bundle;
 mod canary;
 #[path = "../faults/checker/mod.rs"]
 mod checker;
@@ -15,6 +16,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod fatal;
+mod help;
 mod lanes;
 mod lead;
 mod ledger;
@@ -23,6 +25,7 @@ mod once;
 mod operate;
 mod order;
 mod outage;
+mod outputs;
 mod plan;
 mod pooler;
 #[path = "../faults/proxy/mod.rs"]
@@ -35,6 +38,9 @@ mod schema;
 mod servers;
 mod servers_smoke;
 mod support;
+mod tap;
 mod tasks;
 mod tidy;
 mod tls;
+mod top;
+mod verify;

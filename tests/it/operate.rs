@@ -23,7 +23,7 @@ pub fn command(env: &Env, login: &str, arguments: &[&str]) -> Command {
     command
 }
 
-async fn run_as(env: &Env, login: &str, arguments: &[&str]) -> Output {
+pub async fn run_as(env: &Env, login: &str, arguments: &[&str]) -> Output {
     tokio::time::timeout(DEADLINE, command(env, login, arguments).output())
         .await
         .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
@@ -67,13 +67,13 @@ pub fn says(said: &Said, code: i32, words: &[&str]) {
     }
 }
 
-async fn strict(env: &Env) -> RelayBuilder {
+pub async fn strict(env: &Env) -> RelayBuilder {
     let relay = env.relay().await.set("retry.base", "20ms").set("retry.max", "100ms").set("lease.ttl", "1s");
     relay.set("retry.attempts", 2).expect_errors()
 }
 
 /// A topic with five dead letters of five keys: rows that were too large for it. It takes them now.
-async fn with_dead_letters(env: &Env) -> String {
+pub async fn with_dead_letters(env: &Env) -> String {
     let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
     let keys: Vec<String> = (0..5).map(|key| format!("k{key}")).collect();
     let lines: Vec<Line<'_>> = keys.iter().map(|key| Line::new(&topic, key, 0).of_bytes(5000)).collect();
