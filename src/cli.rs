@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
+pub mod check;
 pub mod operate;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::check::CheckOptions;
 use self::operate::{
     DlqCommand, KeysCommand, LeaseCommand, MessageOptions, RequestsCommand, Show, TopicsCommand,
 };
@@ -15,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   outbox-relay demo                           watch it work; needs only a Postgres installation
   outbox-relay migrate                        create the schema `outbox` in your database
+  outbox-relay check                          is everything there that a relay needs? what to do if not
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
   outbox-relay status                         who leads, what waits, what needs a human
@@ -85,6 +88,12 @@ pub enum Command {
     ///
     /// Repeatable, and safe when two start at once. Touches nothing outside the schema `outbox`.
     Migrate(MigrateOptions),
+    /// Is everything there that a relay needs? Each line says what to do if not
+    ///
+    /// Looks at the configuration, Postgres, Kafka, the lease, the work and the topics, with the settings and the login that the
+    /// relay will have, and changes nothing. What hangs on a failure is not checked, so that one cause is one failing line.
+    #[command(after_help = check::EXAMPLES)]
+    Check(CheckOptions),
     /// How the relay is: who leads, what waits, what needs a human
     Status(Show),
     /// The life of one message: written, tried, published where, redelivered, dead
@@ -208,6 +217,8 @@ mod tests {
         check("migrate --rebase --pending maybe", false);
         check("migrate --status --down", false);
         check("migrate --down --rebase", false);
+        check("check --wait 2m --timeout 3s -o json --strict", true);
+        check("check --wait soon", false);
         check("sprint", false);
     }
 

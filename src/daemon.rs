@@ -402,7 +402,8 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-fn kafka_settings(config: &Config) -> KafkaSettings {
+/// What all clients of Kafka are made from.
+pub fn kafka_settings(config: &Config) -> KafkaSettings {
     let properties = config.kafka.properties.iter();
     KafkaSettings {
         brokers: config.kafka.brokers.join(","),

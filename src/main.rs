@@ -47,6 +47,13 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&config.log)?;
             block_on(ops::migrate::run(config, options))
         }
+        Command::Check(options) => {
+            // What librdkafka says of its connections is in the lines of the report.
+            let level =
+                Targets::new().with_default(LevelFilter::ERROR).with_target("librdkafka", LevelFilter::OFF);
+            telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
+            block_on(ops::check::run(file, options))
+        }
         command @ (Command::Status(_)
         | Command::Message(_)
         | Command::Dlq(_)

@@ -5,7 +5,9 @@
 
 mod callbacks;
 mod classify;
+mod configuration;
 mod consumer;
+pub mod examine;
 mod mock;
 mod own_topic;
 mod producer;
@@ -14,6 +16,7 @@ mod settings;
 mod status;
 mod topics;
 
+pub use configuration::TopicConfiguration;
 pub use consumer::{Consumer, Record};
 pub use mock::MockKafka;
 pub use own_topic::OwnTopic;

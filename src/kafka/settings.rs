@@ -119,6 +119,29 @@ impl KafkaSettings {
         config
     }
 
+    /// What `check` asks with: a main producer that tells soon whether it has its id.
+    pub(super) fn examiner(&self) -> ClientConfig {
+        let mut config = self.main(self.batch_size());
+        config.set("statistics.interval.ms", "100");
+        config
+    }
+
+    /// A producer whose records every broker refuses, after it has looked at the rights on their topic; see `examine`. The
+    /// user's properties cannot change that.
+    pub(super) fn probe(&self) -> ClientConfig {
+        let mut config = self.with_properties(self.producer());
+        for alias in ["request.required.acks", "message.send.max.retries", "delivery.timeout.ms"] {
+            config.remove(alias);
+        }
+        config
+            .set("enable.idempotence", "false")
+            .set("acks", "2")
+            .set("retries", "0")
+            .set("linger.ms", "0")
+            .set("message.timeout.ms", ALONE_TIMEOUT_MS);
+        config
+    }
+
     /// Metadata and topic configuration.
     pub(super) fn client(&self) -> ClientConfig {
         let mut config = self.shared();

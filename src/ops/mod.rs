@@ -1,6 +1,7 @@
 //! The operator's commands, one a file. What changes something writes a request and follows it (`carry_out`).
 
 mod carry_out;
+pub mod check;
 pub mod dlq;
 pub mod keys;
 pub mod lease;
@@ -30,7 +31,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(command) => topics::run(&mut session, command).await,
         Command::Lease(command) => lease::run(&mut session, command).await,
         Command::Requests(command) => requests::run(&mut session, command).await,
-        Command::Run | Command::Demo(_) | Command::Migrate(_) | Command::Config(_) => {
+        Command::Run | Command::Demo(_) | Command::Migrate(_) | Command::Config(_) | Command::Check(_) => {
             unreachable!("main has commands of its own for these")
         }
     };

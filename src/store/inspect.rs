@@ -366,7 +366,7 @@ pub async fn life(session: &mut Session, id: i64) -> Result<Option<Life>, StoreE
     Ok(documents(session, "read what became of a message", call).await?.pop())
 }
 
-async fn documents<T: DeserializeOwned>(
+pub(super) async fn documents<T: DeserializeOwned>(
     session: &mut Session,
     what: &'static str,
     call: Call<'_>,
@@ -375,7 +375,7 @@ async fn documents<T: DeserializeOwned>(
     rows.iter().map(|row| parse(what, row)).collect()
 }
 
-async fn document<T: DeserializeOwned>(
+pub(super) async fn document<T: DeserializeOwned>(
     session: &mut Session,
     what: &'static str,
     call: Call<'_>,

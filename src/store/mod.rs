@@ -11,6 +11,7 @@ pub mod connect;
 pub mod dead_letter;
 pub mod deferred;
 pub mod demo;
+pub mod examine;
 pub mod inspect;
 pub mod lease;
 mod literal;
@@ -20,6 +21,7 @@ pub mod poll;
 pub mod publish;
 pub mod rebase;
 pub mod request;
+pub mod rights;
 mod row;
 pub mod settle;
 

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod barrier;
+mod check;
 #[path = "../faults/checker/mod.rs"]
 mod checker;
 mod clean;
