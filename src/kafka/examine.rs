@@ -263,7 +263,7 @@ fn sort(code: Code, text: String) -> NoBroker {
         }
         Code::Authentication | Code::SaslAuthenticationFailed => NoBroker::Login(text),
         _ if text.contains("SSL handshake") => NoBroker::Tls(text),
-        _ if text.contains("security.protocol") => NoBroker::Protocol(text),
+        _ if text.contains("Disconnected") => NoBroker::Protocol(text),
         _ => NoBroker::Unreachable(text),
     }
 }
@@ -277,7 +277,8 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let refused = text("b:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: Connection refused");
         assert_eq!(sort(Code::BrokerTransportFailure, refused.clone()), NoBroker::Unreachable(refused));
-        let hangs_up = text("Disconnected: might be caused by incorrect security.protocol configuration");
+        let hangs_up =
+            text("b:9092/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN");
         assert_eq!(sort(Code::BrokerTransportFailure, hangs_up.clone()), NoBroker::Protocol(hangs_up));
         let handshake =
             text("ssl://b:9092/bootstrap: SSL handshake failed: connecting to a PLAINTEXT listener?");

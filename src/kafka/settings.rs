@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 /// What all clients are made from.
 #[derive(Debug, Clone)]
@@ -119,10 +119,11 @@ impl KafkaSettings {
         config
     }
 
-    /// What `check` asks with: a main producer that tells soon whether it has its id.
+    /// What `check` asks with: a main producer that tells soon whether it has its id, and why a connection has ended.
     pub(super) fn examiner(&self) -> ClientConfig {
         let mut config = self.main(self.batch_size());
         config.set("statistics.interval.ms", "100");
+        config.set_log_level(RDKafkaLogLevel::Info);
         config
     }
 

@@ -119,15 +119,11 @@ async fn ask(
             }
             (Standing::Hidden, _) => hidden.push(Arc::clone(&topic.name)),
             (Standing::Missing, Some(why)) => {
-                there.put(
-                    State::Fail,
-                    format!("{} is missing, and {why}", topic.name),
-                    tools.create(&topic.name),
-                );
+                there.put(State::Fail, &topic.name, format!("missing, and {why}"), tools.create(&topic.name));
             }
             (Standing::Missing, None) => {
-                let gone = format!("{} is gone, and with it what was published lately", topic.name);
-                there.put(State::Warn, gone, tools.create(&topic.name));
+                let gone = "gone, and with it what was published lately";
+                there.put(State::Warn, &topic.name, gone, tools.create(&topic.name));
             }
         }
     }
@@ -137,11 +133,7 @@ async fn ask(
     let names: Vec<Arc<str>> = found.iter().map(|(topic, _)| Arc::clone(&topic.name)).collect();
     let mut rights = Tally::new(group, "rights");
     for name in &hidden {
-        rights.put(
-            State::Fail,
-            format!("this login may not see {name}"),
-            tools.allow(name, &["Describe", "Write"]),
-        );
+        rights.put(State::Fail, name, "this login may not see it", tools.allow(name, &["Describe", "Write"]));
     }
     if names.is_empty() {
         if !hidden.is_empty() {
@@ -157,16 +149,25 @@ async fn ask(
             Writing::Allowed => {}
             Writing::Forbidden => {
                 forbidden.insert(name);
-                rights.put(State::Fail, format!("this login may not write to {name}"), tools.allow(name, &["Write"]));
+                rights.put(
+                    State::Fail,
+                    name,
+                    "this login may not write to it",
+                    tools.allow(name, &["Write"]),
+                );
             }
             Writing::Taken(partition, offset) => rights.put(
                 State::Warn,
-                format!("{name}: this cluster took the probe for a record, at partition {partition}, offset {offset}"),
+                name,
+                format!(
+                    "this cluster took the probe for a record, at partition {partition}, offset {offset}"
+                ),
                 "tell consumers to pass that record over, and report which Kafka this is".to_owned(),
             ),
             Writing::Unknown(text) => rights.put(
                 State::Warn,
-                format!("whether this login may write to {name} could not be found out: {text}"),
+                name,
+                format!("whether this login may write to it could not be found out: {text}"),
                 "try again; see in the brokers' logs why they do not answer".to_owned(),
             ),
         }
@@ -182,8 +183,8 @@ async fn ask(
             _ if forbidden.contains(&*topic.name) => {}
             answer => {
                 let text = answer.and_then(Result::err).unwrap_or_else(|| "no answer".to_owned());
-                let unread = format!("those of {} cannot be read: {text}", topic.name);
-                read.put(State::Warn, unread, tools.allow(&topic.name, &["DescribeConfigs"]));
+                let unread = format!("they cannot be read: {text}");
+                read.put(State::Warn, &topic.name, unread, tools.allow(&topic.name, &["DescribeConfigs"]));
             }
         }
     }
@@ -234,7 +235,7 @@ fn judge(
                 Some((name, value)) => tools.configure(&topic.name, name, value),
                 None => trouble.remedy.to_owned(),
             };
-            tally.put(trouble.state, format!("{}: {}", topic.name, trouble.found), remedy);
+            tally.put(trouble.state, &topic.name, trouble.found.clone(), remedy);
         }
         tally.close(well.to_owned());
     }
@@ -258,7 +259,8 @@ struct Tally<'a> {
     group: &'a mut Group,
     check: &'static str,
     state: State,
-    found: Vec<String>,
+    /// What was found, and of which topics.
+    found: Vec<(String, Vec<Arc<str>>)>,
     remedies: Vec<String>,
 }
 
@@ -267,7 +269,7 @@ impl<'a> Tally<'a> {
         Tally { group, check, state: State::Pass, found: Vec::new(), remedies: Vec::new() }
     }
 
-    fn put(&mut self, state: State, found: String, remedy: String) {
+    fn put(&mut self, state: State, topic: &Arc<str>, found: impl Into<String>, remedy: String) {
         if state > self.state {
             // A warning about one topic must not hide the failure of another one behind it.
             self.found.clear();
@@ -276,7 +278,11 @@ impl<'a> Tally<'a> {
             return;
         }
         self.state = state;
-        self.found.push(found);
+        let (found, topic) = (found.into(), Arc::clone(topic));
+        match self.found.iter_mut().find(|(known, _)| *known == found) {
+            Some((_, topics)) => topics.push(topic),
+            None => self.found.push((found, vec![topic])),
+        }
         if !self.remedies.contains(&remedy) {
             self.remedies.push(remedy);
         }
@@ -284,15 +290,17 @@ impl<'a> Tally<'a> {
 
     /// Writes the line; `well` is what it says when there is no trouble.
     fn close(self, well: String) {
-        let many = self.found.len();
-        let mut text = self.found.into_iter().take(NAMED).collect::<Vec<_>>().join("; ");
-        if many > NAMED {
-            text.push_str(&format!("; and {} more", many - NAMED));
-        }
+        let few = |words: Vec<String>, between: &str| {
+            let more = words.len().saturating_sub(NAMED);
+            let words = words.into_iter().take(NAMED).collect::<Vec<_>>().join(between);
+            if more > 0 { format!("{words}{between}and {more} more") } else { words }
+        };
+        let topics = |topics: Vec<Arc<str>>| few(topics.iter().map(ToString::to_string).collect(), ", ");
+        let found = self.found.into_iter().map(|(found, of)| format!("{}: {found}", topics(of))).collect();
         let remedies = self.remedies.into_iter().take(NAMED).collect::<Vec<_>>().join("\n");
         match self.state {
             State::Pass => self.group.pass(self.check, well),
-            state => self.group.put(self.check, state, text, Some(remedies)),
+            state => self.group.put(self.check, state, few(found, "; "), Some(remedies)),
         }
     }
 }

@@ -80,8 +80,7 @@ async fn work_that_piles_up_is_a_warning() {
         "insert into outbox.message (slot, topic, created_at) values (0, '{topic}', now() - interval '1 hour')"
     ))
     .await;
-    env.execute("delete from outbox.message where created_at > now() - interval '30 minutes'")
-        .await;
+    env.execute("delete from outbox.message where created_at > now() - interval '30 minutes'").await;
     let words = ["the oldest is 1h", "retention.published is 1s", "see that a relay runs"];
     let check = ground.check().await.set("retention.published", "1s").set("retention.every", "1s");
     check.warns("work old rows", &words).await;

@@ -9,11 +9,11 @@ async fn topics_that_are_missing_are_named_with_who_needs_them() {
     let missing = ground.env.topic("nosuch");
     let file = format!("[[topic]]\nmatch = '{}'\ndead_letter_topic = '{missing}'\n", ground.topic);
     let create = format!("--create --topic {missing} ");
-    let named = format!("{missing} is missing, and a [[topic]] section names it");
+    let named = format!("{missing}: missing, and a [[topic]] section names it");
     ground.check().await.file(&file).fails("topics there", &[&named, &create]).await;
 
     ground.env.execute(&format!("select outbox.publish('{missing}', 'k', 'hello')")).await;
-    let waited_for = format!("{missing} is missing, and rows wait for it");
+    let waited_for = format!("{missing}: missing, and rows wait for it");
     let found = ground.check().await.fails("topics there", &[&waited_for, &create]).await;
     assert_eq!(found.line("topics rights").state, "pass", "the other topic is looked at: {}", found.report);
 }
@@ -29,7 +29,7 @@ async fn rights_on_topics_are_found_out_without_writing() {
     };
     env.hide_configuration(topic).await;
     until("topics settings", "warn").await;
-    let words = ["cannot be read", "--allow-principal User:relay --operation DescribeConfigs --topic"];
+    let words = ["they cannot be read", "--allow-principal User:relay --operation DescribeConfigs --topic"];
     check.warns("topics settings", &words).await;
 
     env.allow_topic(topic).await;
@@ -37,7 +37,7 @@ async fn rights_on_topics_are_found_out_without_writing() {
     env.forbid_topic(topic).await;
     until("topics rights", "fail").await;
     // Nobody has allowed to read the settings either, and that is not said twice.
-    let words = ["this login may not write to", "--allow-principal User:relay --operation Write --topic"];
+    let words = ["this login may not write to it", "--allow-principal User:relay --operation Write --topic"];
     check.fails("topics rights", &words).await;
     env.allow_topic(topic).await;
     assert!(env.read_topic(topic).await.is_empty(), "no probe is a record");
