@@ -22,6 +22,9 @@ use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, TopicConfigura
 /// How often is looked whether the client has heard why it cannot connect.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// A host may have several addresses, which are tried one after the other: what the first one says is not the last word.
+const OTHER_ADDRESSES: Duration = Duration::from_secs(1);
+
 /// A broker that does not answer costs a thread for so long. Whoever asks may give up before.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -115,13 +118,13 @@ impl Examiner {
             Ok(Cluster { id, brokers: metadata.brokers().len() })
         });
         let refused = async {
-            loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                let weather = self.client.weather();
-                if weather.all_down || weather.refused_login {
+            while !self.client.weather().all_down {
+                if self.client.weather().refused_login {
                     return;
                 }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
+            tokio::time::sleep(OTHER_ADDRESSES).await;
         };
         let why_not = |text: String| self.trouble().unwrap_or(NoBroker::Unreachable(text));
         tokio::select! {

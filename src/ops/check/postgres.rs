@@ -1,12 +1,14 @@
 //! Postgres: whether it can be reached and used by this login, and whether anything there would hold the relay up.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod connect;
+mod facts;
 
+use self::connect::{connect, pooler};
+use self::facts::{clock, encryption, transactions, vacuum};
 use super::report::Group;
 use super::{Deadline, said};
 use crate::config::Config;
-use crate::relay::clean::slot_width;
-use crate::store::examine::{self, Host, Lacking, NoConnection, SchemaFacts, ServerFacts};
+use crate::store::examine::{self, Host, Lacking, SchemaFacts, ServerFacts};
 use crate::store::migration::SchemaFitness;
 use crate::store::{Server, Session, StoreError, rights};
 
@@ -27,11 +29,6 @@ pub const CHECKS: &[&str] = &[
 
 /// `int8multirange` came with this one.
 const OLDEST_SERVER: i32 = 140_000;
-/// Lag and expiry are told by the server's clock; so much more or less nobody notices.
-const CLOCK_SECONDS: f64 = 5.0;
-/// A transaction that is open for longer holds more than it should, whatever the retention.
-const OLD_TRANSACTION: Duration = Duration::from_secs(300);
-
 /// Looks at it. The session is there only if a relay could work with it.
 pub async fn look(config: &Config, deadline: &Deadline) -> (Group, Option<Session>) {
     let mut group = Group::new("postgres", CHECKS);
@@ -49,95 +46,6 @@ pub async fn look(config: &Config, deadline: &Deadline) -> (Group, Option<Sessio
         session = usable.then_some(found);
     }
     (group.finish(), session)
-}
-
-/// Goes from host to host as the relay does; what is wrong with the last one is what is shown.
-async fn connect(server: &Server, group: &mut Group, deadline: &Deadline) -> Option<(Host, Session)> {
-    let hosts = examine::hosts(server);
-    for (at, host) in hosts.iter().enumerate() {
-        let is_last = at + 1 == hosts.len();
-        // All of them have to fit into the time.
-        let share = Deadline::within(deadline.left() / (hosts.len() - at) as u32);
-        let refusal = match share.within_time(examine::connect(server, at)).await {
-            Some(Ok(mut session)) => {
-                let is_replica = !is_last
-                    && matches!(share.within_time(examine::server(&mut session)).await, Some(Ok(facts)) if facts.replica);
-                if is_replica {
-                    session.close().await;
-                    continue;
-                }
-                return Some((host.clone(), session));
-            }
-            Some(Err(refusal)) => Some(refusal),
-            None => None,
-        };
-        if is_last {
-            refused(host, refusal, group, deadline);
-        }
-    }
-    None
-}
-
-fn refused(host: &Host, refusal: Option<NoConnection>, group: &mut Group, deadline: &Deadline) {
-    let Host { name, user, .. } = host;
-    let answers = |group: &mut Group| group.pass("reachable", format!("{name} answers"));
-    match refusal {
-        None => group.fail(
-            "reachable",
-            format!("{name} does not answer within {}", deadline.shown()),
-            "look for a firewall or a route that swallows packets between here and there; check host and port in postgres.url",
-        ),
-        Some(NoConnection::UnknownHost(text)) => group.fail(
-            "reachable",
-            format!("the host of {name} is not known: {text}"),
-            "correct the host in postgres.url, or its entry in DNS",
-        ),
-        Some(NoConnection::Refused(text)) => group.fail(
-            "reachable",
-            format!("nobody listens at {name}: {text}"),
-            "start Postgres there, or correct host and port in postgres.url; listen_addresses decides where it listens",
-        ),
-        Some(NoConnection::Tls(text)) => {
-            answers(group);
-            group.fail(
-                "tls",
-                format!("no TLS connection to {name}: {text}"),
-                "make sslmode and sslrootcert in postgres.url and ssl in postgresql.conf fit each other",
-            );
-        }
-        Some(NoConnection::Login(text)) => {
-            answers(group);
-            group.fail(
-                "login",
-                format!("{name} refuses {user}: {text}"),
-                format!(
-                    "check user and password in postgres.url and pg_hba.conf; create role {user} login in role outbox_relay; if there is none"
-                ),
-            );
-        }
-        Some(NoConnection::Database(text)) => {
-            answers(group);
-            group.fail("login", text, "correct the database in postgres.url, or create it and run outbox-relay migrate");
-        }
-        Some(NoConnection::Pooler(text)) => {
-            answers(group);
-            group.pass("login", format!("{name} takes {user}"));
-            pooler(group, &text);
-        }
-        Some(NoConnection::Other(text)) => group.fail(
-            "reachable",
-            format!("{name} takes no connection: {text}"),
-            "see what the server's log says about it, and try again",
-        ),
-    }
-}
-
-fn pooler(group: &mut Group, text: &str) {
-    group.fail(
-        "pooler",
-        format!("there is a pooler in between that keeps no session: {text}"),
-        "set postgres.pooler = true (OUTBOX_RELAY__POSTGRES__POOLER=true), and give no options in postgres.url",
-    );
 }
 
 /// Whether a relay can work there.
@@ -318,129 +226,4 @@ async fn rights_of(
         group.fail("rights", format!("outbox_relay lacks {}", lacks.join(", ")), grants.join("\n"));
     }
     Ok(())
-}
-
-fn encryption(config: &Config, host: &Host, facts: &ServerFacts, group: &mut Group) {
-    match (facts.encrypted, config.postgres.pooler) {
-        // What the server sees is the pooler's own connection.
-        (_, true) if !host.is_here => {
-            group.unknown("tls", "a pooler is in between, the server cannot tell", None)
-        }
-        (true, _) => group.pass("tls", "the connection is encrypted"),
-        (false, _) if host.is_here => group.pass("tls", "not used, and nothing leaves this machine"),
-        (false, _) => group.warn(
-            "tls",
-            format!("what goes to {} can be read on the way, the password too", host.name),
-            "add sslmode=verify-full and sslrootcert to postgres.url, and switch ssl on in the server",
-        ),
-    }
-}
-
-async fn clock(session: &mut Session, group: &mut Group) -> Result<(), StoreError> {
-    let asked = Instant::now();
-    let theirs = examine::clock(session).await?;
-    let way = asked.elapsed().as_secs_f64();
-    let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    judge_clock(theirs - (ours - way / 2.0), way, group);
-    Ok(())
-}
-
-/// `difference` is how far the server is ahead; half of the way to it and back nobody can know.
-fn judge_clock(difference: f64, way: f64, group: &mut Group) {
-    let apart = (difference.abs() - way / 2.0).max(0.0);
-    if apart <= CLOCK_SECONDS {
-        group.pass("clock", format!("{apart:.1} s apart"));
-        return;
-    }
-    let which = if difference > 0.0 { "ahead of" } else { "behind" };
-    group.warn(
-        "clock",
-        format!("the server's is {apart:.1} s {which} the one here"),
-        "let both machines follow a time server: lag, deliver_after and expires_at go by the server's clock, logs by the one here",
-    );
-}
-
-fn vacuum(facts: &ServerFacts, group: &mut Group) {
-    match facts.not_vacuumed.as_slice() {
-        _ if !facts.autovacuum => group.warn(
-            "autovacuum",
-            "autovacuum or track_counts is off: tables with deferred rows and dead letters only grow",
-            "alter system set autovacuum = on; alter system set track_counts = on; select pg_reload_conf();",
-        ),
-        [] => group.pass("autovacuum", "on"),
-        tables => group.warn(
-            "autovacuum",
-            format!("off for {}", tables.join(", ")),
-            tables
-                .iter()
-                .map(|table| format!("alter table {table} reset (autovacuum_enabled);"))
-                .collect::<Vec<_>>()
-                .join("\n"),
-        ),
-    }
-}
-
-fn transactions(config: &Config, facts: &ServerFacts, group: &mut Group) {
-    let limit = OLD_TRANSACTION.min(slot_width(config.retention.published));
-    let shown = humantime::format_duration(limit);
-    let is_old = |seconds: f64| seconds > limit.as_secs_f64();
-    if let Some(prepared) = facts.prepared.as_ref().filter(|prepared| is_old(prepared.seconds)) {
-        group.warn(
-            "old transactions",
-            format!("{} was prepared {:.0} s ago and has not ended: {HOLDS}", prepared.gid, prepared.seconds),
-            format!("rollback prepared '{0}'; or commit prepared '{0}';", prepared.gid.replace('\'', "''")),
-        );
-        return;
-    }
-    let oldest = facts.oldest.as_ref().and_then(|oldest| Some((oldest, oldest.seconds?)));
-    match oldest {
-        Some((oldest, seconds)) if is_old(seconds) => {
-            let unknown = "unknown".to_owned();
-            group.warn(
-                "old transactions",
-                format!(
-                    "session {} of {} ({}, {}) has had one open for {seconds:.0} s: {HOLDS}",
-                    oldest.pid,
-                    oldest.who.as_ref().unwrap_or(&unknown),
-                    oldest.application.as_ref().filter(|name| !name.is_empty()).unwrap_or(&unknown),
-                    oldest.state.as_ref().unwrap_or(&unknown)
-                ),
-                format!("end it where it belongs to, or select pg_terminate_backend({}); idle_in_transaction_session_timeout prevents it", oldest.pid),
-            );
-        }
-        _ if !facts.sees_all => group.unknown(
-            "old transactions",
-            format!("{} may not see what others do", facts.user),
-            Some(format!(
-                "grant pg_read_all_stats to \"{}\"; if you want this to be looked at",
-                facts.user.replace('"', "\"\"")
-            )),
-        ),
-        _ => group.pass("old transactions", format!("none is open for more than {shown}")),
-    }
-}
-
-const HOLDS: &str = "nothing that is old can be cleaned away meanwhile";
-
-#[cfg(test)]
-mod tests {
-    use super::super::report::State;
-    use super::*;
-
-    #[track_caller]
-    fn check_clock(difference: f64, way: f64, state: State, words: &str) {
-        let mut group = Group::new("postgres", CHECKS);
-        judge_clock(difference, way, &mut group);
-        assert_eq!(group.checks[0].state, state, "{group:?}");
-        assert!(group.checks[0].found.contains(words), "{group:?}");
-    }
-
-    #[test]
-    fn clocks_that_are_apart_are_told_from_a_slow_network() {
-        check_clock(0.2, 0.01, State::Pass, "0.2 s apart");
-        check_clock(-4.9, 0.01, State::Pass, "4.9 s apart");
-        check_clock(60.0, 0.01, State::Warn, "60.0 s ahead of");
-        check_clock(-60.0, 0.01, State::Warn, "60.0 s behind");
-        check_clock(8.0, 10.0, State::Pass, "3.0 s apart");
-    }
 }

@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(
             report.as_text(false),
             "postgres\n  ✓ pass         reachable  db1:5432\n  ✗ fail         login      refused by the server\n\
-             \x20                            -> check the password\n\
+             \x20                           -> check the password\n\
              \x20 - not checked  needs postgres: login  (version, clock)\n\n\
              lease\n  - not checked  leader     needs postgres: login\n\n1 failed, 0 warnings, 1 passed, 3 not checked\n"
         );

@@ -4,12 +4,13 @@
 //! Owns which topics are looked at. How a topic's settings are judged is [`settings`].
 
 mod settings;
+mod tally;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use self::settings::{Known, Trouble};
-use super::kafka::property;
+use self::tally::{Tally, Tools};
 use super::report::{Group, State};
 use super::{Deadline, said};
 use crate::config::Config;
@@ -39,8 +40,6 @@ const ROWS: i64 = 5_000;
 const PLACES: i64 = 300;
 /// Topics that are looked at.
 const TOPICS: usize = 200;
-/// Topics that a line names.
-const NAMED: usize = 5;
 
 /// Looks at them.
 pub async fn look(config: &Config, session: &mut Session, examiner: &Examiner, deadline: &Deadline) -> Group {
@@ -188,7 +187,7 @@ async fn ask(
             }
         }
     }
-    if read.found.is_empty() && found.iter().all(|(_, known)| known.configuration.is_none()) {
+    if read.is_empty() && found.iter().all(|(_, known)| known.configuration.is_none()) {
         group.unknown("settings", "needs topics: rights", None);
     } else {
         read.close("can be read".to_owned());
@@ -252,92 +251,6 @@ fn strays(topic: &str, partitions: i32, places: &[Place]) -> (usize, usize) {
 fn bytes(hexadecimal: &str) -> Option<Vec<u8>> {
     let digits = hexadecimal.as_bytes().chunks(2);
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
-}
-
-/// Troubles of several topics on their way to one line.
-struct Tally<'a> {
-    group: &'a mut Group,
-    check: &'static str,
-    state: State,
-    /// What was found, and of which topics.
-    found: Vec<(String, Vec<Arc<str>>)>,
-    remedies: Vec<String>,
-}
-
-impl<'a> Tally<'a> {
-    fn new(group: &'a mut Group, check: &'static str) -> Tally<'a> {
-        Tally { group, check, state: State::Pass, found: Vec::new(), remedies: Vec::new() }
-    }
-
-    fn put(&mut self, state: State, topic: &Arc<str>, found: impl Into<String>, remedy: String) {
-        if state > self.state {
-            // A warning about one topic must not hide the failure of another one behind it.
-            self.found.clear();
-            self.remedies.clear();
-        } else if state < self.state {
-            return;
-        }
-        self.state = state;
-        let (found, topic) = (found.into(), Arc::clone(topic));
-        match self.found.iter_mut().find(|(known, _)| *known == found) {
-            Some((_, topics)) => topics.push(topic),
-            None => self.found.push((found, vec![topic])),
-        }
-        if !self.remedies.contains(&remedy) {
-            self.remedies.push(remedy);
-        }
-    }
-
-    /// Writes the line; `well` is what it says when there is no trouble.
-    fn close(self, well: String) {
-        let few = |words: Vec<String>, between: &str| {
-            let more = words.len().saturating_sub(NAMED);
-            let words = words.into_iter().take(NAMED).collect::<Vec<_>>().join(between);
-            if more > 0 { format!("{words}{between}and {more} more") } else { words }
-        };
-        let topics = |topics: Vec<Arc<str>>| few(topics.iter().map(ToString::to_string).collect(), ", ");
-        let found = self.found.into_iter().map(|(found, of)| format!("{}: {found}", topics(of))).collect();
-        let remedies = self.remedies.into_iter().take(NAMED).collect::<Vec<_>>().join("\n");
-        match self.state {
-            State::Pass => self.group.pass(self.check, well),
-            state => self.group.put(self.check, state, few(found, "; "), Some(remedies)),
-        }
-    }
-}
-
-/// Kafka's own commands, filled in.
-struct Tools<'a> {
-    config: &'a Config,
-}
-
-impl Tools<'_> {
-    fn brokers(&self) -> String {
-        self.config.kafka.brokers.join(",")
-    }
-
-    fn create(&self, topic: &str) -> String {
-        let brokers = self.brokers();
-        format!(
-            "kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 6 --replication-factor 3"
-        )
-    }
-
-    fn allow(&self, topic: &str, operations: &[&str]) -> String {
-        let user = property(self.config, "sasl.username").unwrap_or("…");
-        let operations: String =
-            operations.iter().map(|operation| format!(" --operation {operation}")).collect();
-        let brokers = self.brokers();
-        format!(
-            "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal User:{user}{operations} --topic {topic}"
-        )
-    }
-
-    fn configure(&self, topic: &str, name: &str, value: &str) -> String {
-        format!(
-            "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config {name}={value}",
-            self.brokers()
-        )
-    }
 }
 
 #[cfg(test)]
