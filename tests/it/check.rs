@@ -13,6 +13,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::support::{DEADLINE, Env};
@@ -98,9 +99,7 @@ impl CheckRun {
         self
     }
 
-    async fn output(&self) -> Output {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), self.file.as_deref().unwrap_or_default()).expect("write a file");
+    fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
         command
             .args(&self.arguments)
@@ -112,7 +111,14 @@ impl CheckRun {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        if self.file.is_some() {
+        command
+    }
+
+    async fn output(&self) -> Output {
+        let mut command = self.command();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        if let Some(text) = &self.file {
+            std::fs::write(file.path(), text).expect("write a file");
             command.arg("--config").arg(file.path());
         }
         let ended = tokio::time::timeout(DEADLINE, command.output()).await;
@@ -268,8 +274,13 @@ async fn it_waits_until_nothing_fails_or_the_time_is_up() {
     assert!(found.took < Duration::from_secs(10), "{:?}", found.took);
 
     let patient = ground.check().await.argument(&["--wait", "25s"]);
-    let (found, topic) = tokio::join!(patient.found(), ground.env.create_topic("late", 1, &[]));
-    assert_eq!(topic, missing);
-    assert_eq!(found.code, Some(0), "{}", found.report);
-    assert!(found.talk.is_empty() || found.talk.starts_with("not yet: topics: there: "), "{}", found.talk);
+    let mut running = patient.command().spawn().expect("it starts");
+    let mut talk = BufReader::new(running.stderr.take().expect("it is piped")).lines();
+    let first = tokio::time::timeout(DEADLINE, talk.next_line()).await.expect("it says why it waits");
+    let first = first.expect("a line").unwrap_or_default();
+    assert!(first.starts_with("not yet: topics: there: "), "{first}");
+    assert_eq!(ground.env.create_topic("late", 1, &[]).await, missing);
+    let ended = tokio::time::timeout(DEADLINE, running.wait_with_output()).await.expect("it ends");
+    let output = ended.expect("it was started");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -14,6 +14,8 @@ pub struct Reached {
     pub examiner: Examiner,
     /// Its id.
     pub cluster_id: String,
+    /// How many brokers are up.
+    pub brokers: usize,
 }
 
 /// Looks at it. What was reached can be asked about topics.
@@ -51,7 +53,7 @@ pub async fn look(config: &Config, deadline: &Deadline) -> (Group, Option<Reache
     );
     idempotence(config, &examiner, &mut group, deadline).await;
     // Without a producer id nothing can be published, and the topics are worth a look all the same.
-    (group.finish(), Some(Reached { examiner, cluster_id: id }))
+    (group.finish(), Some(Reached { examiner, cluster_id: id, brokers: up }))
 }
 
 /// A property of the user's.

@@ -83,7 +83,7 @@ async fn look(configuration: Group, config: &Config, deadline: &Deadline) -> Rep
     let lease = lease::judge(config, lease, cluster);
     let topics = match &reached {
         None => passed_over("topics", topics::CHECKS, &no_cluster),
-        Some(kafka) => topics::look(config, &mut session, &kafka.examiner, deadline).await,
+        Some(kafka) => topics::look(config, &mut session, kafka, deadline).await,
     };
     session.close().await;
     Report::of(vec![configuration, postgres, kafka, lease, work, topics])

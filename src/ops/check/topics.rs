@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use self::settings::{Known, Trouble};
 use self::tally::{Tally, Tools};
+use super::kafka::Reached;
 use super::report::{Group, State};
 use super::{Deadline, said};
 use crate::config::Config;
 use crate::kafka::TopicConfiguration;
-use crate::kafka::examine::{Examiner, Standing, Writing};
+use crate::kafka::examine::{Standing, Writing};
 use crate::partition;
 use crate::store::examine::{self, Place, TopicFacts};
 use crate::store::{Session, StoreError};
@@ -42,7 +43,7 @@ const PLACES: i64 = 300;
 const TOPICS: usize = 200;
 
 /// Looks at them.
-pub async fn look(config: &Config, session: &mut Session, examiner: &Examiner, deadline: &Deadline) -> Group {
+pub async fn look(config: &Config, session: &mut Session, kafka: &Reached, deadline: &Deadline) -> Group {
     let mut group = Group::new("topics", CHECKS);
     match deadline.within_time(read(config, session)).await {
         Some(Ok((mut wanted, places))) => {
@@ -51,7 +52,7 @@ pub async fn look(config: &Config, session: &mut Session, examiner: &Examiner, d
             if wanted.is_empty() {
                 group.because("no topic is known yet: no row waits, and no [[topic]] section names one");
             } else if let Some(problem) =
-                deadline.within_time(ask(config, examiner, &wanted, &places, more, &mut group)).await
+                deadline.within_time(ask(config, kafka, &wanted, &places, more, &mut group)).await
             {
                 if let Err(text) = problem {
                     group.fail("there", text, "see in the brokers' logs why they do not answer");
@@ -99,15 +100,16 @@ async fn read(config: &Config, session: &mut Session) -> Result<(Vec<Wanted>, Ve
 
 async fn ask(
     config: &Config,
-    examiner: &Examiner,
+    kafka: &Reached,
     wanted: &[Wanted],
     places: &[Place],
     more: usize,
     group: &mut Group,
 ) -> Result<(), String> {
     let names: Vec<Arc<str>> = wanted.iter().map(|topic| Arc::clone(&topic.name)).collect();
-    let standings = examiner.standings(names).await.map_err(|error| error.to_string())?;
-    let tools = Tools { config };
+    let standings = kafka.examiner.standings(names).await.map_err(|error| error.to_string())?;
+    let tools = Tools { config, brokers: kafka.brokers };
+    let examiner = &kafka.examiner;
     let mut there = Tally::new(group, "there");
     let mut hidden = Vec::new();
     let mut found = Vec::new();

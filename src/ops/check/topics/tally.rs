@@ -70,18 +70,20 @@ impl<'a> Tally<'a> {
 /// Kafka's own commands, filled in.
 pub struct Tools<'a> {
     pub config: &'a Config,
+    /// How many brokers there are: no topic can have more replicas.
+    pub brokers: usize,
 }
 
 impl Tools<'_> {
-    fn brokers(&self) -> String {
+    fn bootstrap(&self) -> String {
         self.config.kafka.brokers.join(",")
     }
 
     /// Makes a topic.
     pub fn create(&self, topic: &str) -> String {
-        let brokers = self.brokers();
+        let (brokers, replicas) = (self.bootstrap(), self.brokers.clamp(1, 3));
         format!(
-            "kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 6 --replication-factor 3"
+            "kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 6 --replication-factor {replicas}"
         )
     }
 
@@ -90,7 +92,7 @@ impl Tools<'_> {
         let user = property(self.config, "sasl.username").unwrap_or("…");
         let operations: String =
             operations.iter().map(|operation| format!(" --operation {operation}")).collect();
-        let brokers = self.brokers();
+        let brokers = self.bootstrap();
         format!(
             "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal User:{user}{operations} --topic {topic}"
         )
@@ -100,7 +102,7 @@ impl Tools<'_> {
     pub fn configure(&self, topic: &str, name: &str, value: &str) -> String {
         format!(
             "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config {name}={value}",
-            self.brokers()
+            self.bootstrap()
         )
     }
 }
