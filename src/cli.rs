@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
 pub mod bundle;
+pub mod check;
 pub mod examples;
 pub mod operate;
 pub mod watch;
@@ -12,6 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use self::bundle::DebugCommand;
+use self::check::CheckOptions;
 use self::operate::{
     DlqCommand, KeysCommand, LeaseCommand, MessageOptions, ReconcileOptions, ReplayOptions, RequestsCommand,
     Show, TopicsCommand,
@@ -22,6 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   outbox-relay demo                           watch it work; needs only a Postgres installation
   outbox-relay migrate                        create the schema `outbox` in your database
+  outbox-relay check                          is everything there that a relay needs? what to do if not
   outbox-relay run                            relay, until SIGTERM or SIGINT
   outbox-relay config show                    every setting, its value and where it came from
   outbox-relay status                         who leads, what waits, what needs a human
@@ -117,6 +120,12 @@ pub enum Command {
     ///
     /// Repeatable, and safe when two start at once. Touches nothing outside the schema `outbox`.
     Migrate(MigrateOptions),
+    /// Is everything there that a relay needs? Each line says what to do if not
+    ///
+    /// Looks at the configuration, Postgres, Kafka, the lease, the work and the topics, with the settings and the login that the
+    /// relay will have, and changes nothing. What hangs on a failure is not checked, so that one cause is one failing line.
+    #[command(after_help = check::EXIT_CODES)]
+    Check(CheckOptions),
     /// How the relay is: who leads, what waits, what needs a human
     Status(Show),
     /// The same as status and more, live on the terminal: q ends it
@@ -164,7 +173,7 @@ pub enum Command {
         /// Where to; made if it is not there.
         directory: Option<PathBuf>,
     },
-    /// Look at the configuration without connecting to anything
+    /// Look at the configuration: what is in effect, and is it right?
     #[command(subcommand)]
     Config(ConfigCommand),
 }
@@ -237,8 +246,14 @@ pub enum Pending {
 pub enum ConfigCommand {
     /// Print the effective settings as TOML, secrets redacted, each with where it came from
     Show,
-    /// List everything that is wrong; exit code 2 if anything is
-    Validate,
+    /// List everything that is wrong with it; exit code 2 if anything is
+    ///
+    /// Then sees whether Postgres and Kafka can be reached and used with it, as check does; exit code 1 if not.
+    Validate {
+        /// Only read it: open no connection
+        #[arg(long)]
+        no_connect: bool,
+    },
 }
 
 #[cfg(test)]
@@ -258,6 +273,7 @@ mod tests {
         check("run --config relay.toml", true);
         check("--config relay.toml config show", true);
         check("config validate", true);
+        check("config validate --no-connect", true);
         check("demo --kafka-jars target/jars --seconds 5 --plain", true);
         check("demo --seconds 0", false);
         check("migrate --dry-run --down", true);
@@ -266,6 +282,8 @@ mod tests {
         check("migrate --rebase --pending maybe", false);
         check("migrate --status --down", false);
         check("migrate --down --rebase", false);
+        check("check --wait 2m --timeout 3s -o json --strict", true);
+        check("check --wait soon", false);
         check("sprint", false);
     }
 

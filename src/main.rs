@@ -47,6 +47,13 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&config.log)?;
             block_on(ops::migrate::run(config, options))
         }
+        Command::Check(options) => {
+            // What librdkafka says of its connections is in the lines of the report.
+            let level =
+                Targets::new().with_default(LevelFilter::ERROR).with_target("librdkafka", LevelFilter::OFF);
+            telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
+            block_on(ops::check::run(file, options))
+        }
         command @ (Command::Status(_)
         | Command::Message(_)
         | Command::Replay(_)
@@ -76,9 +83,12 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(file)?;
             print::data(&match command {
                 ConfigCommand::Show => config.show(),
-                ConfigCommand::Validate => "the configuration is valid\n".to_owned(),
+                ConfigCommand::Validate { .. } => "the configuration is valid\n".to_owned(),
             })?;
-            Ok(ExitCode::SUCCESS)
+            match command {
+                ConfigCommand::Validate { no_connect: false } => block_on(ops::check::reach(&config)),
+                _ => Ok(ExitCode::SUCCESS),
+            }
         }
     }
 }

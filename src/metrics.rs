@@ -18,12 +18,12 @@ use prometheus::{Opts, Registry, TextEncoder};
 
 pub use labels::{
     AttemptResult, BacklogState, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label, Operation,
-    Outcome, RedeliveryCause, StopCause, Table,
+    Outcome, RedeliveryCause, StopCause, Table, TopicSetting,
 };
 pub use series::{Kind, SERIES, Series};
 pub use topic::TopicMetrics;
 
-/// Topics with series of their own; 200 topics are about 7,500 lines of text, which Prometheus reads without effort.
+/// Topics with series of their own; 200 topics are about 9,000 lines of text, which Prometheus reads without effort.
 pub const TOPICS_MAX: usize = 200;
 /// The topic label that all further topics share.
 pub const OTHER_TOPIC: &str = "__other__";
@@ -249,6 +249,11 @@ impl Metrics {
             gauge.set(0.0);
         }
         Table::ALL.iter().for_each(|table| self.set_table_bytes(*table, 0));
+        let topics = self.topics();
+        for topic in topics.known.values().chain(&topics.other) {
+            TopicSetting::ALL.iter().for_each(|setting| topic.setting_drift.of(*setting).set(0.0));
+        }
+        drop(topics);
         self.topic_lane.reset();
         self.set_backlog(BacklogState::Laned, 0);
         StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));

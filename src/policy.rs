@@ -283,6 +283,13 @@ impl Policies {
         policies
     }
 
+    /// Topics that are named in full: by a pattern that is no more than a name, or as the place of dead letters.
+    pub fn topics(&self) -> Vec<&str> {
+        let globs =
+            self.rules.iter().map(|(glob, _)| glob.as_str()).filter(|glob| !glob.contains(['*', '?']));
+        globs.chain(self.rules.iter().filter_map(|(_, change)| change.dead_letter_topic.as_deref())).collect()
+    }
+
     /// Whether some topic may be declared at-most-once.
     pub fn mention_at_most_once(&self) -> bool {
         self.rules.iter().any(|(_, change)| change.delivery == Some(Delivery::AtMostOnce))

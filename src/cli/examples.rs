@@ -32,6 +32,15 @@ pub const EXAMPLES: &[(&str, Examples)] = &[
             ("migrate --rebase --pending skip", "this database is a copy with a life of its own"),
         ],
     ),
+    (
+        "check",
+        &[
+            ("check", "with the settings and the login that the relay will have"),
+            ("check --wait 2m", "before a roll-out: until nothing fails, two minutes at most"),
+            ("check --timeout 3s -o json", "for a monitor that must not hang"),
+            ("check --strict", "a warning is a failure"),
+        ],
+    ),
     ("status", &[("status", "for people"), ("status -o json", "for programs")]),
     (
         "top",
@@ -152,7 +161,13 @@ pub const EXAMPLES: &[(&str, Examples)] = &[
     ),
     ("config", &[("config show", "what is in effect, and why"), ("config validate", "is anything wrong?")]),
     ("config show", &[("config show --config relay.toml", "every setting, and where it came from")]),
-    ("config validate", &[("config validate --config relay.toml", "exit code 2 if anything is wrong")]),
+    (
+        "config validate",
+        &[
+            ("config validate --config relay.toml", "is it right, and do Postgres and Kafka take it?"),
+            ("config validate --no-connect", "where neither can be reached, such as in CI"),
+        ],
+    ),
     (
         "completions",
         &[

@@ -181,6 +181,13 @@ impl ClientContext for Callbacks {
             tracing::debug!(target: "librdkafka", facility, message);
             return;
         }
+        // A broker that hangs up on us, as one does that speaks another protocol, is no error to librdkafka: only a line for those
+        // who want to read it, as `check` does.
+        if facility == "FAIL" && message.contains("Disconnected") {
+            let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason);
+            let reason = reason.split(" (after ").next().unwrap_or(reason).to_owned();
+            self.trouble().get_or_insert((Code::BrokerTransportFailure, reason));
+        }
         match level {
             RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, message),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {

@@ -6,7 +6,9 @@
 mod auditor;
 mod callbacks;
 mod classify;
+mod configuration;
 mod consumer;
+pub mod examine;
 mod mock;
 mod own_topic;
 mod producer;
@@ -17,6 +19,7 @@ mod status;
 mod topics;
 
 pub use auditor::{Auditor, Found, Marks, Stretch};
+pub use configuration::TopicConfiguration;
 pub use consumer::{Consumer, Record};
 pub use mock::MockKafka;
 pub use own_topic::OwnTopic;

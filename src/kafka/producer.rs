@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
@@ -190,7 +191,17 @@ impl Producer {
     /// Asks for the metadata of one topic, never creating it, or of all. Blocks until a broker answers or the deadline
     /// passes. Its error has the cause where librdkafka's own says only that there is no connection.
     pub(super) fn metadata(&self, what: &'static str, topic: Option<&str>) -> Result<Metadata, KafkaError> {
-        let answer = self.native.client().fetch_metadata(topic, METADATA_DEADLINE);
+        self.metadata_within(what, topic, METADATA_DEADLINE)
+    }
+
+    /// The same with a deadline of the caller's.
+    pub(super) fn metadata_within(
+        &self,
+        what: &'static str,
+        topic: Option<&str>,
+        deadline: Duration,
+    ) -> Result<Metadata, KafkaError> {
+        let answer = self.native.client().fetch_metadata(topic, deadline);
         let mut trouble = self.callbacks().trouble();
         match answer {
             Ok(metadata) => {
@@ -199,6 +210,11 @@ impl Producer {
             }
             Err(error) => Err(classify::request_error(what, &error, trouble.as_ref())),
         }
+    }
+
+    /// Why no broker can be used, as of the last connection that failed.
+    pub(super) fn trouble(&self) -> Option<(Code, String)> {
+        self.callbacks().trouble().clone()
     }
 
     /// The cluster's id. Blocks as [`Producer::metadata`] does.

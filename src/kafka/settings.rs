@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 /// What all clients are made from.
 #[derive(Debug, Clone)]
@@ -116,6 +116,30 @@ impl KafkaSettings {
             .set("message.timeout.ms", timeout_ms.to_string())
             .set("retry.backoff.ms", &backoff_ms)
             .set("retry.backoff.max.ms", &backoff_ms);
+        config
+    }
+
+    /// What `check` asks with: a main producer that tells soon whether it has its id, and why a connection has ended.
+    pub(super) fn examiner(&self) -> ClientConfig {
+        let mut config = self.main(self.batch_size());
+        config.set("statistics.interval.ms", "100");
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    /// A producer whose records every broker refuses, after it has looked at the rights on their topic; see `examine`. The
+    /// user's properties cannot change that.
+    pub(super) fn probe(&self) -> ClientConfig {
+        let mut config = self.with_properties(self.producer());
+        for alias in ["request.required.acks", "message.send.max.retries", "delivery.timeout.ms"] {
+            config.remove(alias);
+        }
+        config
+            .set("enable.idempotence", "false")
+            .set("acks", "2")
+            .set("retries", "0")
+            .set("linger.ms", "0")
+            .set("message.timeout.ms", ALONE_TIMEOUT_MS);
         config
     }
 

@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::{KafkaError, KafkaSettings, Producer, Refusal, classify};
+use super::{KafkaError, KafkaSettings, Producer, Refusal, TopicConfiguration, classify};
 use crate::verdict::{Failure, TopicTrouble};
 use crate::{crash_point, task};
 
@@ -35,6 +35,10 @@ pub struct TopicSettings {
     pub max_message_bytes: Option<usize>,
     /// `cleanup.policy` contains `compact`: every record needs a key. False as well if this login may not read it.
     pub compacted: bool,
+    /// Replicas of the partition that has the fewest.
+    pub replicas: i32,
+    /// What else is set.
+    pub configuration: TopicConfiguration,
 }
 
 /// Asks about topics and the cluster.
@@ -89,15 +93,27 @@ impl Topics {
             Ok(match found.error().map(Code::from) {
                 None | Some(Code::LeaderNotAvailable) if leaderless => Err(Code::LeaderNotAvailable),
                 None if found.partitions().is_empty() => Err(Code::UnknownTopicOrPartition),
-                None | Some(Code::LeaderNotAvailable) => Ok(found.partitions().len() as i32),
+                None | Some(Code::LeaderNotAvailable) => {
+                    let replicas =
+                        found.partitions().iter().map(|partition| partition.replicas().len()).min();
+                    Ok((found.partitions().len() as i32, replicas.unwrap_or(0) as i32))
+                }
                 Some(code) => Err(code),
             })
         })
         .await?;
         Ok(match state {
-            Ok(partitions) => {
-                let (max_message_bytes, compacted) = self.configuration(&topic).await.unwrap_or_default();
-                TopicState::Ready(TopicSettings { partitions, max_message_bytes, compacted })
+            Ok((partitions, replicas)) => {
+                let configuration = self.configuration(&topic).await.unwrap_or_default();
+                let TopicConfiguration { max_message_bytes, compacts, .. } = configuration;
+                let compacted = compacts.unwrap_or(false);
+                TopicState::Ready(TopicSettings {
+                    partitions,
+                    max_message_bytes,
+                    compacted,
+                    replicas,
+                    configuration,
+                })
             }
             Err(Code::LeaderNotAvailable) => TopicState::Sick(Refusal {
                 failure: Failure::Topic(TopicTrouble::Leaderless),
@@ -109,17 +125,14 @@ impl Topics {
     }
 
     /// A login may well not be allowed to read it, or nobody answer; then the broker is the judge.
-    async fn configuration(&self, topic: &str) -> Option<(Option<usize>, bool)> {
+    async fn configuration(&self, topic: &str) -> Option<TopicConfiguration> {
         let admin = self.admin()?;
         let options = AdminOptions::new().request_timeout(Some(LIMIT_DEADLINE));
         let Ok(answer) = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await else {
             *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return None;
         };
-        let resource = answer.into_iter().next()?.ok()?;
-        let value = |name| resource.get(name)?.value.as_deref();
-        let limit = value("max.message.bytes").and_then(|limit| limit.parse().ok());
-        Some((limit, value("cleanup.policy").is_some_and(|policy| policy.contains("compact"))))
+        Some(TopicConfiguration::of(&answer.into_iter().next()?.ok()?))
     }
 
     fn admin(&self) -> Option<Arc<Admin>> {
@@ -131,7 +144,7 @@ impl Topics {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     what: &'static str,
     question: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, KafkaError> {

@@ -158,6 +158,28 @@ label! {
 }
 
 label! {
+    /// What is set of a topic, and can change behind the relay's back.
+    TopicSetting {
+        /// The number of its partitions.
+        Partitions = "partitions",
+        /// How many copies there are of each.
+        Replicas = "replicas",
+        /// How many of them have to have a record before it is confirmed.
+        MinInsyncReplicas = "min_insync_replicas",
+        /// The largest batch that it takes.
+        MaxMessageBytes = "max_message_bytes",
+        /// Whether old records are deleted, compacted, or both.
+        CleanupPolicy = "cleanup_policy",
+        /// How long records stay.
+        RetentionMs = "retention_ms",
+        /// How many bytes of them stay in each partition.
+        RetentionBytes = "retention_bytes",
+        /// Whether a replica that lacks records may lead.
+        UncleanElection = "unclean_leader_election",
+    }
+}
+
+label! {
     /// What the relay cannot work without.
     Dependency {
         /// The outbox's database.

@@ -181,6 +181,11 @@ pub const SERIES: &[Series] = &[
         &["topic", "cause"],
         "1 for each topic that is read on its own, with the cause.",
     ),
+    gauge(
+        "outbox_topic_setting_drift",
+        &["topic", "setting"],
+        "1 while a setting of a topic is not as this leader saw it first, or can lose records; looked at about once a minute.",
+    ),
     gauge("outbox_deferred_limit", &[], "Deferred rows at which reading stops: retry.deferred_max."),
     gauge("outbox_reading_stopped", &["cause"], "1 while nothing is read: deferred_limit or window_full."),
     gauge("outbox_leader", &[], "1 while this process leads, 0 on a standby."),

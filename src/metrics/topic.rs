@@ -3,7 +3,9 @@
 use prometheus::local::LocalHistogram;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::{AttemptResult, Builder, DeadReason, DeferReason, Labelled, Outcome, RedeliveryCause};
+use super::{
+    AttemptResult, Builder, DeadReason, DeferReason, Labelled, Outcome, RedeliveryCause, TopicSetting,
+};
 
 /// The per-topic vectors.
 pub(super) struct Vectors {
@@ -15,6 +17,7 @@ pub(super) struct Vectors {
     dead_lettered: IntCounterVec,
     published_bytes: IntCounterVec,
     oldest_pending: GaugeVec,
+    setting_drift: GaugeVec,
     delivery_seconds: HistogramVec,
 }
 
@@ -29,6 +32,7 @@ pub struct TopicMetrics {
     published_bytes: IntCounter,
     delivery_seconds: Histogram,
     pub(super) oldest_pending: Gauge,
+    pub(super) setting_drift: Labelled<TopicSetting, Gauge>,
 }
 
 impl Vectors {
@@ -42,6 +46,7 @@ impl Vectors {
             dead_lettered: build.counters("outbox_dead_lettered_total"),
             published_bytes: build.counters("outbox_published_bytes_total"),
             oldest_pending: build.gauges("outbox_oldest_pending_timestamp_seconds"),
+            setting_drift: build.gauges("outbox_topic_setting_drift"),
             delivery_seconds: build.histograms("outbox_delivery_seconds"),
         }
     }
@@ -56,6 +61,7 @@ impl Vectors {
             dead_lettered: Labelled::new(|label| self.dead_lettered.with_label_values(&[name, label])),
             published_bytes: self.published_bytes.with_label_values(&[name]),
             oldest_pending: self.oldest_pending.with_label_values(&[name]),
+            setting_drift: Labelled::new(|label| self.setting_drift.with_label_values(&[name, label])),
             delivery_seconds: self.delivery_seconds.with_label_values(&[name]),
         }
     }
@@ -95,6 +101,11 @@ impl TopicMetrics {
     /// Confirmed bytes.
     pub fn published_bytes(&self, bytes: u64) {
         self.published_bytes.inc_by(bytes);
+    }
+
+    /// A setting has begun to drift, or drifts no more. Topics that share a series are counted in it.
+    pub fn setting_drift(&self, setting: TopicSetting, drifts: bool) {
+        self.setting_drift.of(setting).add(if drifts { 1.0 } else { -1.0 });
     }
 
     /// A buffer for the delivery times of a batch: `observe` per record costs an addition, `flush` once per batch

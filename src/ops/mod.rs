@@ -2,6 +2,7 @@
 
 pub mod bundle;
 mod carry_out;
+pub mod check;
 pub mod dlq;
 pub mod keys;
 pub mod lease;
@@ -54,6 +55,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         | Command::Demo(_)
         | Command::Top(_)
         | Command::Debug(_)
+        | Command::Check(_)
         | Command::Migrate(_)
         | Command::Config(_) => {
             unreachable!("main has commands of its own for these")

@@ -1,6 +1,6 @@
 //! The one place that writes to stdout. What a command was asked for goes here; everything else is talk and goes to stderr.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -22,6 +22,11 @@ pub fn stream(text: &str) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         written => written.map(|()| true),
     }
+}
+
+/// Whether colours mean something to whoever reads stdout: on a terminal, unless NO_COLOR says otherwise.
+pub fn takes_colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Writes what was found: as text, or as one JSON document with the same facts.

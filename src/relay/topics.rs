@@ -6,6 +6,7 @@
 //! topics that we may not write to, and every such row would end the main producer.
 
 mod counts;
+mod drift;
 mod sick;
 
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,7 @@ use crate::policy::{Delivery, OnFailure, Policies, Policy};
 use crate::verdict::{Failure, TopicTrouble};
 use crate::{crash_point, task};
 
+use self::drift::Drift;
 use super::gates::Gates;
 use super::lanes::Cause;
 use super::requests::Controls;
@@ -49,6 +51,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Topic {
     pub standing: Standing,
     pub metrics: Arc<TopicMetrics>,
+    /// What it was like at first.
+    drift: Drift,
     /// Delivery times of confirmed rows, flushed with each batch.
     pub delivery: LocalHistogram,
     answered_at: Option<Instant>,
@@ -196,6 +200,7 @@ impl KnownTopics {
         let metrics = self.metrics.topic(name);
         let topic = Topic {
             standing: Standing::Unknown,
+            drift: Drift::default(),
             delivery: metrics.local_delivery_seconds(),
             metrics,
             answered_at: None,
@@ -364,6 +369,7 @@ impl KnownTopics {
                 match answer {
                     Ok(TopicState::Ready(settings)) => {
                         topic.gates.resize(settings.partitions);
+                        topic.drift.look(&name, &settings, &topic.metrics);
                         match &mut topic.standing {
                             Standing::Sick { probe: Probe::Sent(_) | Probe::Woken(_), .. } => {}
                             Standing::Sick { probe, .. } => *probe = Probe::Wanted(settings),
@@ -419,7 +425,7 @@ pub(super) fn facts(
     compressed: bool,
     batch_size: usize,
 ) -> TopicFacts {
-    let TopicSettings { partitions, max_message_bytes, compacted } = *settings;
+    let TopicSettings { partitions, max_message_bytes, compacted, .. } = *settings;
     TopicFacts { partitions, max_message_bytes, narrow, compacted, compressed, batch_size }
 }
 

@@ -68,18 +68,32 @@ impl Server {
     pub async fn connect(&self, purpose: &'static str) -> Result<Session, StoreError> {
         let mut last = StoreError::Unusable("postgres.url names no host".to_owned());
         for host in &self.hosts {
-            let options = host.clone().application_name(&format!("outbox-relay/{purpose}"));
-            let options = match self.pooler {
-                // PgBouncer refuses parameters that it does not know how to keep apart.
-                true => options.extra_float_digits(None).statement_cache_capacity(0),
-                false => options.options(SETTINGS),
-            };
+            let options = self.options(host, purpose);
             match open(&options, self.pooler).await {
                 Ok(session) => return Ok(session),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    pub(super) fn hosts(&self) -> &[PgConnectOptions] {
+        &self.hosts
+    }
+
+    /// Opens a connection to the host of this number, whoever answers there. Waits for as long as that takes.
+    pub(super) async fn dial(&self, host: usize, purpose: &'static str) -> Result<Session, sqlx::Error> {
+        let options = self.options(&self.hosts[host], purpose);
+        Ok(Session { connection: PgConnection::connect_with(&options).await?, pooler: self.pooler })
+    }
+
+    fn options(&self, host: &PgConnectOptions, purpose: &'static str) -> PgConnectOptions {
+        let options = host.clone().application_name(&format!("outbox-relay/{purpose}"));
+        match self.pooler {
+            // PgBouncer refuses parameters that it does not know how to keep apart.
+            true => options.extra_float_digits(None).statement_cache_capacity(0),
+            false => options.options(SETTINGS),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod dead_letter;
 pub mod deferred;
 pub mod demo;
+pub mod examine;
 pub mod facts;
 pub mod follow;
 pub mod inspect;
@@ -24,6 +25,7 @@ pub mod rebase;
 pub mod reconcile;
 pub mod replay;
 pub mod request;
+pub mod rights;
 mod row;
 pub mod settle;
 

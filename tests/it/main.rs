@@ -8,6 +8,7 @@ mod barrier;
 mod brake;
 mod bundle;
 mod canary;
+mod check;
 #[path = "../faults/checker/mod.rs"]
 mod checker;
 mod clean;

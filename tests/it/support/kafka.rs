@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use outbox_relay::servers::kafka::KAFKA_JARS;
 use outbox_relay::servers::{KafkaOptions, PrivateKafka};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -165,6 +167,13 @@ impl Kafka {
         let alter = configs.iter().fold(alter, |alter, (name, value)| alter.set(name, value));
         let done = self.admin.alter_configs(&[alter], &requests()).await.expect("alter topic");
         done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("alter topic {error:?}")));
+    }
+
+    /// Adds partitions, up to this number of them.
+    pub async fn add_partitions(&self, topic: &str, partitions: usize) {
+        let done = self.admin.create_partitions(&[NewPartitions::new(topic, partitions)], &requests()).await;
+        let done = done.expect("add partitions").into_iter();
+        done.for_each(|one| _ = one.unwrap_or_else(|error| panic!("add partitions {error:?}")));
     }
 
     pub async fn delete_topic(&self, topic: &str) {
