@@ -18,12 +18,19 @@ use rdkafka::message::OwnedHeaders;
 use super::producer::Outgoing;
 use super::topics::blocking;
 use super::{Inbox, KafkaError, KafkaSettings, NotTaken, Producer, TopicConfiguration};
+use crate::task;
 
 /// How often is looked whether the client has heard why it cannot connect.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A host may have several addresses, which are tried one after the other: what the first one says is not the last word.
 const OTHER_ADDRESSES: Duration = Duration::from_secs(1);
+
+/// One round of polling: how soon a client ends.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// How long the end of a client is waited for.
+const END: Duration = Duration::from_secs(2);
 
 /// A broker that does not answer costs a thread for so long. Whoever asks may give up before.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,7 +110,7 @@ impl std::fmt::Debug for Examiner {
 impl Examiner {
     /// Starts a client that is a producer as the relay's main one is. Does not wait for a connection.
     pub fn start(settings: KafkaSettings) -> Result<Examiner, KafkaError> {
-        let client = Producer::start(&settings.examiner(), &Arc::default(), 0)?;
+        let client = Producer::start_polled(&settings.examiner(), &Arc::default(), 0, ROUND)?;
         Ok(Examiner { settings, client: Arc::new(client) })
     }
 
@@ -111,12 +118,19 @@ impl Examiner {
     pub async fn cluster(&self) -> Result<Cluster, NoBroker> {
         const WHAT: &str = "read the kafka cluster id";
         let client = Arc::clone(&self.client);
-        let asked = blocking(WHAT, move || {
-            let metadata = client.metadata_within(WHAT, None, PATIENCE)?;
-            let text = "no broker named it".to_owned();
-            let id = client.cluster_id().ok_or(KafkaError { what: WHAT, text, class: "unreachable" })?;
-            Ok(Cluster { id, brokers: metadata.brokers().len() })
-        });
+        let asked = async {
+            // Before that the question could not even be sent, and would hold a thread.
+            while !self.client.is_connected() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            blocking(WHAT, move || {
+                let metadata = client.metadata_within(WHAT, None, PATIENCE)?;
+                let text = "no broker named it".to_owned();
+                let id = client.cluster_id().ok_or(KafkaError { what: WHAT, text, class: "unreachable" })?;
+                Ok(Cluster { id, brokers: metadata.brokers().len() })
+            })
+            .await
+        };
         let refused = async {
             while !self.client.weather().all_down {
                 if self.client.weather().refused_login {
@@ -192,7 +206,7 @@ impl Examiner {
     /// Whether this login may write to each of these topics, which are there.
     pub async fn rights(&self, topics: &[Arc<str>]) -> Result<Vec<Writing>, KafkaError> {
         let inbox: Arc<Inbox> = Arc::default();
-        let producer = Producer::start(&self.settings.probe(), &inbox, 1)?;
+        let producer = Producer::start_polled(&self.settings.probe(), &inbox, 1, ROUND)?;
         let unheard = || Writing::Unknown("no broker answered the probe".to_owned());
         let mut found: Vec<Writing> = topics.iter().map(|_| unheard()).collect();
         let mut open = 0;
@@ -229,8 +243,21 @@ impl Examiner {
                 };
             }
         }
+        end(producer).await;
         Ok(found)
     }
+
+    /// Ends its client; a question that is still open keeps it.
+    pub async fn end(self) {
+        if let Some(client) = Arc::into_inner(self.client) {
+            end(client).await;
+        }
+    }
+}
+
+async fn end(producer: Producer) {
+    let ended = tokio::task::spawn_blocking(|| task::within("end kafka client", || producer.end()));
+    let _ = tokio::time::timeout(END, ended).await;
 }
 
 fn standing(client: &Producer, what: &'static str, topic: &str) -> Result<Standing, KafkaError> {

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -74,13 +75,13 @@ impl Inbox {
 }
 
 /// Polls until the producer is given up: without it no report would ever arrive. Its last reference goes with the thread.
-fn poll(native: &BaseProducer<Callbacks>, closing: &AtomicBool) {
+fn poll(native: &BaseProducer<Callbacks>, closing: &AtomicBool, round: Duration) {
     while !closing.load(Ordering::Acquire) {
         crash_point::work("poll");
         if crash_point::ends("poll") {
             task::ended("poll", task::ENDED);
         }
-        native.poll(POLL_ROUND);
+        native.poll(round);
     }
 }
 
@@ -99,6 +100,7 @@ pub(super) struct Outgoing<'a> {
 pub struct Producer {
     native: Arc<BaseProducer<Callbacks>>,
     closing: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Producer {
@@ -114,6 +116,16 @@ impl Producer {
         inbox: &Arc<Inbox>,
         generation: u32,
     ) -> Result<Producer, KafkaError> {
+        Self::start_polled(config, inbox, generation, POLL_ROUND)
+    }
+
+    /// The same for a process that ends soon: the producer does within two of these rounds.
+    pub(super) fn start_polled(
+        config: &ClientConfig,
+        inbox: &Arc<Inbox>,
+        generation: u32,
+        round: Duration,
+    ) -> Result<Producer, KafkaError> {
         let callbacks = Callbacks::new(Arc::clone(inbox), generation);
         let native: BaseProducer<Callbacks> = config
             .create_with_context(callbacks)
@@ -121,15 +133,15 @@ impl Producer {
         let native = Arc::new(native);
         let closing = Arc::new(AtomicBool::new(false));
         let (polled, ends) = (Arc::clone(&native), Arc::clone(&closing));
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("kafka-{generation}"))
-            .spawn(move || task::within("poll", || poll(&polled, &ends)))
+            .spawn(move || task::within("poll", || poll(&polled, &ends, round)))
             .map_err(|error| KafkaError {
                 what: "start a kafka client's thread",
                 text: error.to_string(),
                 class: "other",
             })?;
-        Ok(Producer { native, closing })
+        Ok(Producer { native, closing, thread: Some(thread) })
     }
 
     pub(super) fn send(&self, record: Outgoing<'_>, opaque: usize) -> Result<(), NotTaken> {
@@ -235,6 +247,15 @@ impl Producer {
             }
         };
         tokio::task::spawn_blocking(|| task::within("learn", learn));
+    }
+
+    /// Ends it and waits until nothing of it is left. A process that ends with threads of librdkafka at work in OpenSSL may crash
+    /// on its way out. Blocks.
+    pub(super) fn end(mut self) {
+        let thread = self.thread.take();
+        drop(self);
+        // Should it have panicked, that has been said.
+        let _ = thread.map(JoinHandle::join);
     }
 
     fn callbacks(&self) -> &Callbacks {

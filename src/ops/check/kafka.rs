@@ -35,6 +35,7 @@ pub async fn look(config: &Config, deadline: &Deadline) -> (Group, Option<Reache
         answer => {
             let refusal = answer.and_then(Result::err).or_else(|| examiner.trouble());
             refused(config, refusal, &brokers, &mut group, deadline);
+            examiner.end().await;
             return (group.finish(), None);
         }
     };

@@ -92,6 +92,7 @@ async fn look(configuration: Group, config: &Config, deadline: &Deadline) -> Rep
         let why = needs(&postgres);
         let rest = [("lease", lease::CHECKS), ("work", work::CHECKS), ("topics", topics::CHECKS)];
         let rest = rest.map(|(name, checks)| passed_over(name, checks, &why));
+        end(reached).await;
         return Report::of([configuration, postgres, kafka].into_iter().chain(rest).collect());
     };
     let no_cluster = needs(&kafka);
@@ -102,7 +103,14 @@ async fn look(configuration: Group, config: &Config, deadline: &Deadline) -> Rep
         Some(kafka) => topics::look(config, &mut session, kafka, deadline).await,
     };
     session.close().await;
+    end(reached).await;
     Report::of(vec![configuration, postgres, kafka, lease, work, topics])
+}
+
+async fn end(reached: Option<kafka::Reached>) {
+    if let Some(kafka) = reached {
+        kafka.examiner.end().await;
+    }
 }
 
 fn passed_over(name: &'static str, checks: &'static [&'static str], why: &str) -> Group {
