@@ -9,6 +9,7 @@ pub mod manual;
 pub mod message;
 pub mod migrate;
 pub mod print;
+mod progress;
 pub mod requests;
 pub mod status;
 mod table;
