@@ -56,6 +56,9 @@ pub struct TopOptions {
     /// How large that screen is
     #[arg(long, value_name = "COLUMNSxLINES", default_value = "80x24", value_parser = size, requires = "once")]
     pub size: (u16, u16),
+    /// After so many looks; rates and their curves come from them
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "once", value_parser = clap::value_parser!(u32).range(2..=500))]
+    pub looks: u32,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::progress::Progress;
 use super::talk::{agreed, say};
 use crate::cli::operate::Change;
 use crate::store::Session;
@@ -89,9 +90,13 @@ pub fn is_wanted(change: &Change, would: &str) -> anyhow::Result<bool> {
 }
 
 async fn follow(session: &mut Session, id: i64, of: Option<i64>) -> anyhow::Result<ExitCode> {
-    let (began, mut told, mut warned) = (Instant::now(), Instant::now(), false);
+    let (began, mut warned) = (Instant::now(), false);
+    let mut progress = Progress::begin(of);
     loop {
         let request = request(session, id).await?;
+        if request.is_over() || !is_work(&request.kind) {
+            progress.end();
+        }
         match request.state.as_str() {
             "done" => {
                 let rows = if of.is_some() { format!(", {} rows", request.done) } else { String::new() };
@@ -116,16 +121,13 @@ async fn follow(session: &mut Session, id: i64, of: Option<i64>) -> anyhow::Resu
             _ => {}
         }
         if request.state == "asked" && !warned && began.elapsed() >= UNHEARD {
-            say(&format!(
+            progress.say(&format!(
                 "request {id} waits: no relay has taken it up (outbox-relay lease show tells who leads)"
             ))?;
             warned = true;
         }
-        if let Some(of) =
-            of.filter(|_| request.state == "running" && told.elapsed() >= Duration::from_secs(2))
-        {
-            say(&format!("{} of {of}", request.done))?;
-            told = Instant::now();
+        if request.state == "running" {
+            progress.is_at(request.done)?;
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -10,6 +10,7 @@ pub mod manual;
 pub mod message;
 pub mod migrate;
 pub mod print;
+mod progress;
 pub mod reconcile;
 pub mod replay;
 pub mod requests;

@@ -1,4 +1,5 @@
-//! The one place that writes to stdout. What a command was asked for goes here; everything else is talk and goes to stderr.
+//! The one place that writes to stdout, beside the live screen of `top`. What a command was asked for goes here; everything
+//! else is talk and goes to stderr.
 
 use std::io::{self, IsTerminal, Write};
 

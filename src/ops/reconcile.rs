@@ -1,12 +1,12 @@
 //! `outbox-relay reconcile`: is everything that was committed really in Kafka? And if not: publish what is missing.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use super::carry_out::carry_out;
 use super::print;
+use super::progress::Progress;
 use super::table::{facts, time};
 use super::talk::say;
 use crate::cli::operate::{Change, ReconcileOptions};
@@ -21,9 +21,6 @@ use crate::store::{Session, StoreError};
 
 /// Something is missing, unaccounted for or altered.
 const NOT_SOUND: u8 = 4;
-
-/// Between two words about the progress.
-const TELL: Duration = Duration::from_secs(2);
 
 /// Ids of one repair.
 const REPAIR: usize = 10_000;
@@ -49,11 +46,12 @@ pub async fn run(
         stretch: reconcile::STRETCH,
         session: &mut *session,
     };
-    let mut progress = Progress::begin(window);
-    let report = reconcile
-        .run(window, |id| progress.tell(id))
-        .await
-        .context("the comparison could not be finished, and nothing was noted")?;
+    let mut progress = Progress::begin(Some(window.until - window.from + 1));
+    // Nobody may be there to be told.
+    let told = |id: i64| drop(progress.is_at(id - window.from + 1));
+    let compared = reconcile.run(window, told).await;
+    progress.end();
+    let report = compared.context("the comparison could not be finished, and nothing was noted")?;
     note(session, &bounds, &report).await?;
     print::found(options.show.output, &report, || as_text(&report))?;
     if options.repair && !report.missing_ids.is_empty() {
@@ -159,30 +157,6 @@ async fn repair(
     }
     say("run the same reconcile again to see that nothing is missing any more")?;
     Ok(ExitCode::SUCCESS)
-}
-
-struct Progress {
-    window: Window,
-    began: Instant,
-    told: Instant,
-}
-
-impl Progress {
-    fn begin(window: Window) -> Progress {
-        Progress { window, began: Instant::now(), told: Instant::now() }
-    }
-
-    fn tell(&mut self, id: i64) {
-        if self.told.elapsed() < TELL {
-            return;
-        }
-        self.told = Instant::now();
-        let (done, all) = (id - self.window.from + 1, self.window.until - self.window.from + 1);
-        let left = self.began.elapsed().mul_f64((all - done).max(0) as f64 / done.max(1) as f64);
-        let left = humantime::format_duration(Duration::from_secs(left.as_secs() + 1));
-        // Nobody may be there to be told.
-        let _ = say(&format!("compared {done} of {all} ids, about {left} left"));
-    }
 }
 
 fn as_text(report: &Report) -> String {

@@ -54,13 +54,15 @@ pub async fn run(config: &Config, options: TopOptions) -> anyhow::Result<ExitCod
     }
 }
 
-/// One screen as text: two looks, for there are no rates in one.
+/// One screen as text: two looks at least, for there are no rates in one.
 async fn once(config: &Config, options: TopOptions) -> anyhow::Result<ExitCode> {
     let mut looks = Looks::new(config, connect(config).await?);
     let mut screen = Screen::default();
     screen.take(looks.look().await);
-    tokio::time::sleep(options.interval).await;
-    screen.take(looks.look().await);
+    for _ in 1..options.looks {
+        tokio::time::sleep(options.interval).await;
+        screen.take(looks.look().await);
+    }
     if let Some(trouble) = &screen.trouble {
         bail!("{trouble}");
     }

@@ -211,6 +211,7 @@ impl<'a> Sender<'a> {
                 Ok(()) = from.controls.changed() => {
                     let controls = from.controls.borrow_and_update().clone();
                     self.take_controls(&controls);
+                    self.drive_lanes();
                 }
                 answer = self.topics.answered() => self.take_answer(answer)?,
                 // Before main's: main may have the topic back in the page after this one.

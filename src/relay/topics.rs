@@ -193,6 +193,10 @@ impl KnownTopics {
             topic.policy = self.policies.of(name);
             topic.paused = self.paused.contains(name);
         }
+        // Also those of which nothing has come yet: a lane that opened with their first row would let that one out.
+        for name in &controls.paused {
+            self.get(name);
+        }
     }
 
     /// Makes room for a topic that was not seen before.
@@ -339,7 +343,8 @@ impl KnownTopics {
             .known
             .iter()
             .filter(|(_, topic)| match topic.standing {
-                Standing::Unknown => true,
+                // Whether one that stands still is there is asked when it goes on.
+                Standing::Unknown => !topic.paused,
                 Standing::Ready(_) => {
                     // Rows of it wait: a limit that somebody has raised is to be heard of soon.
                     let holds = if topic.waiting > 0 { ANSWER_HOLDS_WAITING } else { ANSWER_HOLDS };

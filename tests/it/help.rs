@@ -83,3 +83,21 @@ fn every_command_has_a_manual_page() {
     let (code, _, talk) = relay("man /proc/nowhere");
     assert!(code == Some(1) && talk.contains("make the directory"), "{talk}");
 }
+
+#[test]
+fn readme_has_a_row_for_every_command() {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("README.md is there");
+    let section = text.split("\n### All commands\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let section = section.expect("README has a table of commands");
+    let rows =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect::<Vec<_>>();
+    let commands = outbox_relay::cli::command();
+    let known: Vec<&str> = commands.get_subcommands().map(|command| command.get_name()).collect();
+    for name in &known {
+        assert!(rows.contains(name), "README's table of commands has no row for {name}");
+    }
+    for name in rows {
+        assert!(known.contains(&name), "README's table of commands has {name}, which does not exist");
+    }
+}

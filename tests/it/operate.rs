@@ -216,6 +216,22 @@ async fn a_topic_is_paused_for_a_while_and_paced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_from_the_first_row_on_of_a_topic_that_was_never_seen() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let other = env.create_topic("users", 1, &[]).await;
+    let _relay = strict(&env).await.start().await;
+    says(&say(&env, &format!("topics pause {topic} --yes")).await, 0, &["in effect"]);
+    env.expect_lane(&topic, "paused").await;
+    write(&env, &[Line::new(&topic, "k", 0), Line::new(&other, "k", 0)]).await;
+    env.expect_records(&other, 1).await;
+    env.eventually_true(&format!("select waiting = 1 from outbox.backlog where topic = '{topic}'")).await;
+    assert_eq!(env.read_topic(&topic).await.len(), 0);
+    says(&say(&env, &format!("topics resume {topic} --yes")).await, 0, &["done"]);
+    env.expect_records(&topic, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blocked_keys_and_the_lease_are_shown() {
     let env = Env::new().await;
     let relay =

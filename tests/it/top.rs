@@ -20,11 +20,16 @@ struct Screen {
 
 impl Screen {
     fn start(env: &Env) -> Screen {
+        Screen::of(env, "reader_login", "top --interval 100ms")
+    }
+
+    /// Another command on a terminal like that.
+    fn of(env: &Env, login: &str, arguments: &str) -> Screen {
         let relay = env!("CARGO_BIN_EXE_outbox-relay");
         let mut command = Command::new("script");
         command
-            .args(["-qec", &format!("stty rows 24 cols 80; exec {relay} top --interval 100ms"), "/dev/null"])
-            .env("DATABASE_URL", env.url_as("reader_login"))
+            .args(["-qec", &format!("stty rows 24 cols 80; exec {relay} {arguments}"), "/dev/null"])
+            .env("DATABASE_URL", env.url_as(login))
             .env("TERM", "xterm")
             .env("SHELL", "/bin/sh")
             .current_dir(std::env::temp_dir())
@@ -119,6 +124,25 @@ async fn the_live_view_needs_a_terminal_or_is_one_screen() {
         "{}",
         screen.data
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_has_a_bar_on_a_terminal_and_lines_elsewhere() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[("max.message.bytes", "2000")]).await;
+    let _relay = env.relay().await.set("retry.attempts", 1).expect_errors().start().await;
+    let keys: Vec<String> = (0..12).map(|key| format!("k{key}")).collect();
+    write(&env, &keys.iter().map(|key| Line::new(&topic, key, 0).of_bytes(5000)).collect::<Vec<_>>()).await;
+    env.eventually_true("select count(*) = 12 from outbox.dead_letter").await;
+    env.alter_topic(&topic, &[]).await;
+    let mut screen = Screen::of(&env, "admin_login", "dlq requeue --all --max 6 --rate 2 --yes");
+    screen.shows("of 6 rows").await;
+    screen.shows("left").await;
+    let (code, end) = screen.end().await;
+    assert!(code == Some(0) && end.contains("done (request 1, 6 rows)"), "{end}");
+    let plain = say(&env, "dlq requeue --all --rate 2 --yes").await;
+    says(&plain, 0, &[" of 6\n", "done (request 2, 6 rows)"]);
+    assert!(!plain.talk.contains("left") && !plain.talk.contains('\u{1b}'), "{}", plain.talk);
 }
 
 /// A time of Postgres in Unix seconds.

@@ -85,10 +85,11 @@ impl Columns {
     pub fn heading(&self, options: &TapOptions) -> String {
         let payload = if options.show_payload { "  PAYLOAD" } else { "" };
         let topic = self.topic;
-        format!(
-            "{:<19}  {:>10}  {:<topic$}  {:<12}  {:<16}  {:>9}  {:<36}{payload}\n",
+        let text = format!(
+            "{:<19}  {:>10}  {:<topic$}  {:<12}  {:<16}  {:>9}  {:<36}{payload}",
             "SETTLED", "ID", "TOPIC", "AT", "KEY", "LATENCY", "EVENT ID"
-        )
+        );
+        text.trim_end().to_owned() + "\n"
     }
 
     /// A message.

@@ -321,6 +321,7 @@ impl Sender<'_> {
         let known = match topic.standing {
             Standing::Ready(_) => true,
             Standing::Sick { .. } => false,
+            Standing::Unknown if topic.paused => false,
             Standing::Unknown => {
                 self.topics.ask(&name);
                 false
