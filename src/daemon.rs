@@ -283,7 +283,7 @@ impl Daemon {
                 },
                 epoch: won.epoch.to_string(),
             },
-            kafka: Arc::new(kafka_settings(&self.config)),
+            config_file: self.config.file.clone(),
             trouble: won.trouble,
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

@@ -124,6 +124,9 @@ pub struct ReconcileOptions {
     /// With --repair: do not ask
     #[arg(long, requires = "repair")]
     pub yes: bool,
+    /// Said by the leader, who starts this command after trouble
+    #[arg(long, hide = true, value_parser = ["takeover", "promotion", "producer"])]
+    pub cause: Option<String>,
     /// How.
     #[command(flatten)]
     pub show: Show,

@@ -44,6 +44,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// What is done with each topic's rows.
     pub policies: Policies,
+    /// The file that it was read from, if there was one.
+    pub file: Option<PathBuf>,
     shown: Vec<Shown>,
 }
 

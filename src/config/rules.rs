@@ -63,6 +63,7 @@ pub(super) fn load(
             level: reader.text("log.level", log_level),
         },
         policies: Policies::default(),
+        file: path.map(Path::to_path_buf),
         shown: Vec::new(),
     };
     config.policies = Policies::new(default_policy(&config.retry), topics::read(&mut reader));

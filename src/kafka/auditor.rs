@@ -138,6 +138,8 @@ impl Auditor {
             assignment.add_partition_offset(topic, *partition, from).map_err(failed)?;
         }
         self.native.assign(&assignment).map_err(failed)?;
+        // What was paused in an earlier read stays so, also over a new assignment.
+        self.native.resume(&assignment).map_err(failed)?;
         let mut heard = Instant::now();
         while !open.is_empty() {
             let (partition, offset) = match self.native.poll(Duration::from_millis(100)) {

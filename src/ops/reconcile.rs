@@ -13,7 +13,7 @@ use crate::cli::operate::{Change, ReconcileOptions};
 use crate::config::Config;
 use crate::daemon;
 use crate::kafka::{Auditor, Topics};
-use crate::reconcile::{self, Reconcile, Report, Window};
+use crate::reconcile::{Reconcile, Report, Window};
 use crate::store::ask::Ask;
 use crate::store::reconcile::{self as store, Bounds, Note};
 use crate::store::replay::{self, SLACK_SECONDS};
@@ -43,7 +43,6 @@ pub async fn run(
         auditor: Auditor::start(&settings, &config.kafka.header_event_id, &config.kafka.header_seq)?,
         topics: Topics::start(&settings)?,
         payloads: bounds.payloads,
-        stretch: reconcile::STRETCH,
         session: &mut *session,
     };
     let mut progress = Progress::begin(Some(window.until - window.from + 1));
@@ -52,7 +51,7 @@ pub async fn run(
     let compared = reconcile.run(window, told).await;
     progress.end();
     let report = compared.context("the comparison could not be finished, and nothing was noted")?;
-    note(session, &bounds, &report).await?;
+    note(session, &bounds, options.cause.as_deref(), &report).await?;
     print::found(options.show.output, &report, || as_text(&report))?;
     if options.repair && !report.missing_ids.is_empty() {
         return repair(session, &report, &options).await;
@@ -112,11 +111,16 @@ async fn id_of(session: &mut Session, text: &str, slack: f64) -> anyhow::Result<
 }
 
 /// Whoever may only look cannot note what they have seen, and is told so.
-async fn note(session: &mut Session, bounds: &Bounds, report: &Report) -> anyhow::Result<()> {
+async fn note(
+    session: &mut Session,
+    bounds: &Bounds,
+    cause: Option<&str>,
+    report: &Report,
+) -> anyhow::Result<()> {
     let noted = store::note(
         session,
         &Note {
-            cause: "asked",
+            cause: cause.unwrap_or("asked"),
             begun_at: &bounds.now,
             from_id: report.from_id,
             until_id: report.until_id,

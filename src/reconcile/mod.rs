@@ -28,8 +28,8 @@ use crate::kafka::{Auditor, Found, KafkaError, Stretch, TopicState, Topics};
 use crate::store::reconcile::{self as store, hash_of};
 use crate::store::{Session, StoreError};
 
-/// Rows of one stretch, for whoever has nothing else to do: about 10 MB with everything that is known of them.
-pub const STRETCH: i64 = 50_000;
+/// Rows of one stretch: a few MB with everything that is known of them.
+const STRETCH: i64 = 20_000;
 
 /// Records of other rows that are looked up together.
 const STRANGERS: usize = 20_000;
@@ -64,8 +64,6 @@ pub struct Reconcile<'r> {
     pub topics: Topics,
     /// Payloads are compared as well.
     pub payloads: bool,
-    /// Rows of one stretch; memory goes with it.
-    pub stretch: i64,
 }
 
 impl std::fmt::Debug for Reconcile<'_> {
@@ -98,9 +96,9 @@ impl Reconcile<'_> {
         let mut walk = Walk::default();
         let mut after = from - 1;
         while after < until {
-            let rows = store::rows(self.session, after, until, self.stretch, self.payloads).await?;
+            let rows = store::rows(self.session, after, until, STRETCH, self.payloads).await?;
             let Some(last) = rows.last().map(|row| row.id) else { break };
-            let is_last = (rows.len() as i64) < self.stretch;
+            let is_last = (rows.len() as i64) < STRETCH;
             self.judge(window, rows, &mut walk, &mut report).await?;
             progress(last);
             if is_last {

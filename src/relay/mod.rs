@@ -39,6 +39,7 @@ pub mod settle;
 mod topics;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::{RelayConfig, RetentionConfig, RetryConfig};
-use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
+use crate::kafka::{Publisher, Stamp, Topics};
 use crate::leader::Trust;
 use crate::message::OutboxRow;
 use crate::metrics::Metrics;
@@ -86,8 +87,8 @@ pub struct Term {
     pub dedupe_window: Duration,
     /// What every record gets.
     pub stamp: Stamp,
-    /// For readers of topics.
-    pub kafka: Arc<KafkaSettings>,
+    /// The configuration's file, for a process of our own making.
+    pub config_file: Option<PathBuf>,
     /// What has happened before this term, if what was published around it should be compared with the topics.
     pub trouble: Option<reconcile::Trouble>,
     /// All metrics.
@@ -321,7 +322,7 @@ pub async fn run(
         controls: watch::Sender::new(inheritance.controls.clone()),
         deferred: deferred_seen.clone(),
     };
-    let compare = reconcile::reconcile(term.clone(), topics.clone());
+    let compare = reconcile::reconcile(term.clone());
     let sender = send::Sender::new(term.clone(), publisher, topics, &inheritance, orders, deferred);
     let Inheritance { resume, lanes, .. } = inheritance;
     let position = resume.position.clone();

@@ -260,7 +260,7 @@ pub async fn twins(session: &mut Session, first: i64, last: i64) -> Result<(i64,
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the names are those of outbox.reconciliation")]
 pub struct Note<'n> {
-    pub cause: &'static str,
+    pub cause: &'n str,
     pub begun_at: &'n str,
     pub from_id: i64,
     pub until_id: i64,

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::operate::{Said, command, says};
 use crate::support::lines::{Line, write, write_many};
-use crate::support::{DEADLINE, Env, Record, RelayBuilder, eventually, scaled};
+use crate::support::{DEADLINE, Env, LogLine, Record, RelayBuilder, eventually, scaled};
 
 async fn relay(env: &Env) -> RelayBuilder {
     env.relay().await.set("retry.base", "20ms").set("retry.max", "100ms").set("lease.ttl", "1s")
@@ -381,10 +381,9 @@ async fn records_that_a_failover_has_cost_are_counted_and_named() {
     env.execute("update outbox.lease set timeline = timeline + 1").await;
     let next = relay(&env).await.set("retention.every", "100ms").expect_errors().start().await;
     assert_eq!(by_itself(&env, "promotion").await, (1, 30, 2, 0));
-    let log = next.log();
-    let said =
-        log.iter().find(|line| line.message().is_some_and(|text| text.starts_with("records are missing")));
-    let said = said.and_then(|line| line.message().map(str::to_owned)).expect("it is said");
+    let is_it = |line: &LogLine| line.message().is_some_and(|text| text.starts_with("records are missing"));
+    let said = next.wait_for_line("it is said", DEADLINE, is_it).await;
+    let said = said.message().unwrap_or_default();
     assert!(said.contains("reconcile --from-id 1 --until-id 30 --repair"), "{said}");
     assert_eq!(next.metrics().await.value("outbox_loss_incidents_total", &[]), 1.0);
     says(&reconcile(&env, "--from-id 1 --until-id 30 --repair --yes").await, 0, &["2 rows"]);
@@ -393,7 +392,7 @@ async fn records_that_a_failover_has_cost_are_counted_and_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_are_compared_in_bounded_memory() {
-    let rows = scaled(20_000, 1_000_000);
+    let rows = scaled(60_000, 1_000_000);
     let env = Env::new().await;
     let topic = env.create_topic("many", 3, &[]).await;
     let _relay = relay(&env).await.start().await;
