@@ -142,6 +142,7 @@ create table outbox.reconciliation (
     -- All counts, and the first ids that were found wanting.
     report     jsonb       not null
 );
+create index reconciliation_found_idx on outbox.reconciliation (id) where missing > 0 or duplicates > 0;
 comment on table outbox.reconciliation is 'What outbox-relay reconcile has found, and what the leader has found by itself; the newest ten thousand.';
 
 -- Notes the end of a comparison. With the rights of the owner, because it also forgets the oldest notes.
@@ -285,6 +286,8 @@ begin
                 update outbox.dead_letter l
                    set state = 'requeued', replay_count = replay_count + 1, changed_at = clock_timestamp()
                  where l.id = any (asked_ids) and l.state = 'open'
+                   -- Not while a copy of the same row is on its way: only one of them can be.
+                   and not exists (select from outbox.deferred d where d.id = l.id)
                 returning l.*
             ), entered as (
                 insert into outbox.deferred (id, event_id, topic, key, payload, headers, partition, deliver_after, expires_at,

@@ -61,7 +61,10 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp a
 declare
     found record;
 begin
-    if not exists (select from outbox.quota q where q.topic = brake.topic) then
+    -- Above read committed the newest rows are not to be seen, and looking at them would make producers fail each other.
+    if not exists (select from outbox.quota q where q.topic = brake.topic)
+        or current_setting('transaction_isolation') <> 'read committed'
+    then
         return;
     end if;
     select * into found from outbox.pressure(brake.topic);

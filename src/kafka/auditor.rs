@@ -88,6 +88,8 @@ impl Auditor {
         config.set("group.id", "outbox-relay-reconcile").set("enable.auto.commit", "false");
         // A record that is gone before we read it must not be passed over in silence.
         config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
+        // The relay's records belong to no transaction, and somebody else's open one must not hide them.
+        config.set("isolation.level", "read_uncommitted");
         config.set("fetch.wait.max.ms", "50").set("queued.max.messages.kbytes", READ_AHEAD_KB);
         let native = config
             .create_with_context(Quiet)

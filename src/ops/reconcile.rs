@@ -159,8 +159,10 @@ async fn repair(
             return Ok(ended);
         }
     }
-    say("run the same reconcile again to see that nothing is missing any more")?;
-    Ok(ExitCode::SUCCESS)
+    say("run the same reconcile again once they are through, to see that nothing is missing any more")?;
+    let was_all =
+        report.missing == report.missing_ids.len() as i64 && report.altered + report.unaccounted == 0;
+    Ok(if was_all { ExitCode::SUCCESS } else { ExitCode::from(NOT_SOUND) })
 }
 
 fn as_text(report: &Report) -> String {
@@ -195,8 +197,7 @@ fn as_text(report: &Report) -> String {
     if let Some((topic, partition, offset)) = report.foreign_places.first() {
         lines.push(("", format!("the first is in {topic}, partition {partition}, offset {offset}")));
     }
-    if let Some(event) = report.shared.first() {
-        let events = report.shared_event_ids;
+    if let (Some(event), Some(events)) = (report.shared.first(), report.shared_event_ids) {
         lines.push((
             "shared event ids",
             format!("{events} event ids belong to several rows, the first is {event}"),

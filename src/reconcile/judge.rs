@@ -17,7 +17,7 @@ use crate::kafka::{Marks, Stretch};
 use crate::store::reconcile::{Named, Place, Row, Run};
 
 /// Between two expected records that are further apart the partition is not read.
-const GAP: i64 = 2000;
+const GAP: i64 = 500;
 
 /// A record that was read.
 #[derive(Debug, Clone, Copy)]
@@ -67,13 +67,18 @@ struct Judged {
     by_receipt: u32,
     /// Records that were counted before, with other rows.
     known: u32,
+    /// Copies in its own topic that operators have asked for.
     replays: u32,
+    /// And in others.
+    copies_elsewhere: u32,
     receipts: u32,
     /// Receipts without an offset: the broker recognised a repeated batch.
     unplaced: u32,
     /// Receipts whose place Kafka has emptied since.
     expired: u32,
     compacted: u32,
+    /// Receipts whose place is empty, and nobody may say whether compaction has done that.
+    doubtful: u32,
     is_altered: bool,
 }
 
@@ -195,7 +200,9 @@ impl Judge {
             expected.found = true;
             let judged = &mut self.rows[expected.row];
             if expected.is_copy {
-                judged.replays += 1;
+                // Whoever reads the row's own topic knows nothing of a copy elsewhere.
+                judged.replays += u32::from(judged.row.topic == *topic);
+                judged.copies_elsewhere += u32::from(judged.row.topic != *topic);
             } else {
                 judged.by_receipt += 1;
                 judged.records += 1;
@@ -226,13 +233,16 @@ impl Judge {
         })
     }
 
-    /// The topic has been read. What is not there although its place is: compaction may have taken it.
-    pub fn read_through(&mut self, topic: &str, marks: &BTreeMap<i32, Marks>, is_compacted: bool) {
-        let Some(places) = self.places.get(topic).filter(|_| is_compacted) else { return };
+    /// The topic has been read. What is not there although its place is: compaction may have taken it. `None`: whether the topic is
+    /// compacted this login may not know.
+    pub fn read_through(&mut self, topic: &str, marks: &BTreeMap<i32, Marks>, is_compacted: Option<bool>) {
+        let Some(places) = self.places.get(topic).filter(|_| is_compacted != Some(false)) else { return };
         for ((partition, offset), expected) in places {
             let lies_within = |marks: &Marks| (marks.low..marks.end).contains(offset);
             if !expected.found && !expected.is_copy && marks.get(partition).is_some_and(lies_within) {
-                self.rows[expected.row].compacted += 1;
+                let judged = &mut self.rows[expected.row];
+                judged.compacted += u32::from(is_compacted.is_some());
+                judged.doubtful += u32::from(is_compacted.is_none());
             }
         }
     }
@@ -266,10 +276,12 @@ impl Judged {
             by_receipt: 0,
             known: 0,
             replays: 0,
+            copies_elsewhere: 0,
             receipts: 0,
             unplaced: 0,
             expired: 0,
             compacted: 0,
+            doubtful: 0,
             is_altered: false,
         }
     }
@@ -277,13 +289,13 @@ impl Judged {
     fn conclude(&self, report: &mut Report) {
         let id = self.row.id;
         report.duplicates += i64::from(self.records.saturating_sub(1));
-        report.replayed += i64::from(self.replays);
+        report.replayed += i64::from(self.replays + self.copies_elsewhere);
         if self.is_altered {
             report.altered(id);
         }
         if self.records + self.known + self.replays > 0 {
             let is_lost_from_sight = self.by_receipt == 0 && self.replays == 0 && self.unplaced == 0;
-            if is_lost_from_sight && self.expired + self.compacted == 0 {
+            if is_lost_from_sight && self.expired + self.compacted + self.doubtful == 0 {
                 report.moved(id);
             } else {
                 report.verified += 1;
@@ -292,7 +304,7 @@ impl Judged {
             report.removed += 1;
         } else if self.compacted > 0 {
             report.compacted += 1;
-        } else if self.unplaced > 0 && self.unplaced == self.receipts {
+        } else if self.doubtful > 0 || self.unplaced > 0 && self.unplaced == self.receipts {
             report.unverified += 1;
         } else {
             report.missing(id);

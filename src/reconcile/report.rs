@@ -38,7 +38,8 @@ pub struct Report {
     pub removed: i64,
     /// Their record is not at its place in a compacted topic.
     pub compacted: i64,
-    /// The broker named no offset, and the record was not met.
+    /// The broker named no offset, and the record was not met; or its place is empty, and whether the topic is compacted this login
+    /// may not read (DESCRIBE_CONFIGS).
     pub unverified: i64,
     /// Settled as published, and no record of them is there.
     pub missing: i64,
@@ -54,8 +55,8 @@ pub struct Report {
     pub replayed: i64,
     /// Records between ours that the relay has not written, or that belong to no row.
     pub foreign: i64,
-    /// Event ids that more than one row carries.
-    pub shared_event_ids: i64,
+    /// Event ids that more than one row carries. `None`: the window is too large to count them within the server's deadline.
+    pub shared_event_ids: Option<i64>,
     /// Payloads were compared too: this login may read them.
     pub compared_payloads: bool,
     /// Ids of missing rows; the first hundred thousand.

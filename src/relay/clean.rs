@@ -153,7 +153,7 @@ impl Cleaning {
     /// if it went: one that cannot go must not take the retention from all others.
     fn due(&self, slots: &[Slot]) -> Vec<i32> {
         let mut full: Vec<&Slot> =
-            slots.iter().filter(|slot| slot.first_id.is_some() && !slot.in_use && !slot.held).collect();
+            slots.iter().filter(|slot| slot.first_id.is_some() && !slot.in_use).collect();
         full.sort_by_key(|slot| Reverse(slot.age));
         let total: u64 = slots.iter().map(|slot| slot.bytes).sum();
         let mut above = self.retention.published_max_bytes.map_or(0, |most| total.saturating_sub(most));
@@ -164,7 +164,7 @@ impl Cleaning {
             }
             due
         });
-        full.into_iter().map(|slot| slot.slot).collect()
+        full.into_iter().filter(|slot| !slot.held).map(|slot| slot.slot).collect()
     }
 
     /// Looks at every row of the slot, and empties it if nothing in it is open. A long look goes on in the next round.

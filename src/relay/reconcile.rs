@@ -63,6 +63,7 @@ impl Trouble {
 }
 
 /// A window that is to be compared.
+#[derive(Clone)]
 struct Affected {
     trouble: Trouble,
     window: Window,
@@ -86,7 +87,7 @@ pub(super) async fn reconcile(term: Term) -> Result<(), TermEnd> {
         if happened.is_some() || affected.is_some() {
             let ended = tokio::select! {
                 () = term.drain.cancelled() => return Ok(()),
-                ended = round(&term, happened, affected.take()) => ended,
+                ended = round(&term, happened, affected.clone()) => ended,
             };
             match ended {
                 Ok(left) => (happened, affected) = (None, left),
@@ -112,11 +113,11 @@ async fn round(
 ) -> Result<Option<Affected>, StoreError> {
     let mut session = term.server.connect("reconcile").await?;
     let affected = match (happened, affected) {
-        (Some(trouble), known) => window_of(&mut session, trouble, known).await?,
+        (Some(trouble), known) => window_of(term, &mut session, trouble, known).await?,
         (None, known) => known,
     };
     let Some(mut affected) = affected else { return Ok(None) };
-    let high = store::recent(&mut session, Duration::ZERO).await?.high;
+    let high = store::recent(&mut session, Duration::ZERO, term.epoch).await?.high;
     if high < affected.window.until && affected.since.elapsed() < PATIENCE {
         return Ok(Some(affected));
     }
@@ -141,18 +142,29 @@ async fn round(
     }
 }
 
-/// What was published shortly before, and all that is there now; a window that is known already grows.
+/// What was published shortly before, and what may have been in flight; a window that is known already grows.
 async fn window_of(
+    term: &Term,
     session: &mut Session,
     trouble: Trouble,
     known: Option<Affected>,
 ) -> Result<Option<Affected>, StoreError> {
-    let Recent { first_id, last_id, .. } = store::recent(session, trouble.back()).await?;
-    let known_from = known.as_ref().map(|known| known.window.from);
-    let from = first_id.into_iter().chain(known_from).min();
-    let Some(from) = from.filter(|from| *from <= last_id) else { return Ok(known) };
-    let window = Window { from: from.max(last_id - IDS + 1), until: last_id };
-    Ok(Some(Affected { trouble, window, since: Instant::now(), tries: 0 }))
+    let Recent { first_id, started, high, last_id } =
+        store::recent(session, trouble.back(), term.epoch).await?;
+    let came_to = if trouble == Trouble::Producer { high } else { started };
+    // No more than a window can have been handed over behind it.
+    let until = last_id.min(came_to.saturating_add(term.config.window_rows as i64));
+    let first = if trouble == Trouble::Producer { Some(first_id.unwrap_or(started + 1)) } else { first_id };
+    let from = first.unwrap_or(came_to + 1).max(until - IDS + 1);
+    let (from, until, since) = match &known {
+        None => (from, until, Instant::now()),
+        Some(known) => (from.min(known.window.from), until.max(known.window.until), known.since),
+    };
+    if from > until {
+        return Ok(known);
+    }
+    let window = Window { from: from.max(until - IDS + 1), until };
+    Ok(Some(Affected { trouble, window, since, tries: 0 }))
 }
 
 /// Runs the command over the window, and says what it found. It notes that itself.
@@ -177,8 +189,8 @@ async fn compare(term: &Term, affected: &Affected) -> anyhow::Result<()> {
 }
 
 fn say(term: &Term, cause: &'static str, report: &Report) {
-    let Report { from_id, until_id, verified, duplicates, missing, .. } = report;
-    if *missing == 0 {
+    let Report { from_id, until_id, verified, duplicates, missing, unaccounted, altered, .. } = report;
+    if report.is_sound() {
         tracing::info!(
             cause,
             from_id,
@@ -196,6 +208,8 @@ fn say(term: &Term, cause: &'static str, report: &Report) {
         from_id,
         until_id,
         missing,
+        unaccounted,
+        altered,
         first_id,
         "records are missing in kafka; outbox-relay reconcile --from-id {from_id} --until-id {until_id} --repair publishes them"
     );

@@ -128,7 +128,9 @@ impl Ask {
 
     /// Rows whose records are missing are to be sent again; at most ten thousand.
     pub(crate) fn repair(ids: &[i64]) -> Ask {
-        Ask { filter: Map::from_iter([("ids".to_owned(), json!(ids))]), ..Ask::new("repair", None, None) }
+        let filter = Map::from_iter([("ids".to_owned(), json!(ids))]);
+        // As long as slots are held for a replay.
+        Ask { filter, ..Ask::new("repair", None, None) }.lasting(Duration::from_secs(24 * 3600))
     }
 
     /// A topic is to stand still until it is resumed.

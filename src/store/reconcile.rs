@@ -85,7 +85,9 @@ pub struct Recent {
     pub first_id: Option<i64>,
     /// The highest id that is left.
     pub last_id: i64,
-    /// How far the main stream has come.
+    /// How far the main stream had come when this lease began.
+    pub started: i64,
+    /// How far it has come.
     pub high: i64,
 }
 
@@ -122,15 +124,16 @@ pub async fn bounds(session: &mut Session) -> Result<Bounds, StoreError> {
     read().map_err(|e| StoreError::from_sqlx(WHAT, e))
 }
 
-/// Looks what the settlements of so long have published.
-pub async fn recent(session: &mut Session, back: Duration) -> Result<Recent, StoreError> {
+/// Looks what was published in so long before the end of what the leases before `epoch` have settled.
+pub async fn recent(session: &mut Session, back: Duration, epoch: i64) -> Result<Recent, StoreError> {
     const WHAT: &str = "look what was published lately";
-    let call = session.call(include_str!("sql/reconcile_recent.sql")).bind(back.as_secs_f64());
+    let call = session.call(include_str!("sql/reconcile_recent.sql")).bind(back.as_secs_f64()).bind(epoch);
     let row = session.one(WHAT, call).await?;
     let read = || -> Result<Recent, sqlx::Error> {
         Ok(Recent {
             first_id: row.try_get("first_id")?,
             last_id: row.try_get("last_id")?,
+            started: row.try_get::<Option<i64>, _>("started")?.unwrap_or(0),
             high: row.try_get::<Option<i64>, _>("high")?.unwrap_or(0),
         })
     };

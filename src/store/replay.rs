@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::Row;
 
-use super::request::{Letter, LetterPage, Request};
+use super::request::{Kind, Letter, LetterPage, Request};
 use super::row::{self, TopicNames};
 use super::{Session, StoreError};
 
@@ -132,7 +132,9 @@ pub async fn page(
     looks: i64,
 ) -> Result<LetterPage, StoreError> {
     let filter = RowFilter::of(request);
-    let window = (!Terms::of(request).beyond_window).then_some(window.as_secs_f64());
+    // What is missing was never seen, however old it is.
+    let is_bounded = request.kind != Some(Kind::Repair) && !Terms::of(request).beyond_window;
+    let window = is_bounded.then_some(window.as_secs_f64());
     let query = session
         .call(include_str!("sql/replay_page.sql"))
         .bind(after)

@@ -9,7 +9,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde_json::Value;
 
-use crate::operate::{Said, command, says};
+use crate::operate::{Said, command, say, says};
 use crate::support::lines::{Line, write, write_many};
 use crate::support::{DEADLINE, Env, LogLine, Record, RelayBuilder, eventually, scaled};
 
@@ -426,4 +426,85 @@ async fn many_rows_are_compared_in_bounded_memory() {
     let found = said.json();
     assert_eq!((oddities(&found), &found["verified"]), (vec![], &rows.into()), "{found}");
     assert!((1..150_000).contains(&peak_kb), "{peak_kb} kB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_elsewhere_stands_in_for_no_record() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let other = env.create_topic("rebuilt", 1, &[]).await;
+    let relay = relay(&env).await.start().await;
+    published(&env, &topic, 30).await;
+    says(&say(&env, &format!("replay --all --to {other} --yes")).await, 0, &["30 rows"]);
+    env.expect_records(&other, 30).await;
+    env.eventually_true("select count(*) = 0 from outbox.deferred").await;
+    let mut records = env.read_topic(&topic).await;
+    records.truncate(27);
+    assert!(relay.terminate().await.success());
+    replace_topic(&env, &topic, records).await;
+    let found = report(&env).await;
+    assert_eq!(oddities(&found), [("missing", 3), ("replayed", 30)], "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_behind_somebody_elses_open_transaction_are_there() {
+    let env = Env::new().await;
+    let topic = env.create_topic("shared", 1, &[]).await;
+    let (brokers, of_topic) = (env.kafka().await.server.brokers(), topic.clone());
+    let open = tokio::task::spawn_blocking(move || {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("transactional.id", "somebody-else");
+        let producer: ThreadedProducer<DefaultProducerContext> = config.create().expect("a producer");
+        producer.init_transactions(DEADLINE).expect("it may");
+        producer.begin_transaction().expect("it begins");
+        producer
+            .send(BaseRecord::to(&of_topic).key("k").payload("not yet"))
+            .map_err(|(error, _)| error)
+            .expect("taken");
+        producer.flush(DEADLINE).expect("it is written");
+        producer
+    })
+    .await
+    .expect("no panic");
+    let _relay = relay(&env).await.start().await;
+    write_many(&env, &topic, 3, 0, 30).await;
+    until_settled(&env).await;
+    let found = report(&env).await;
+    assert_eq!((oddities(&found), &found["verified"]), (vec![], &30.into()), "{found}");
+    drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_published_however_old_it_is() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let relay = relay(&env).await.start().await;
+    published(&env, &topic, 30).await;
+    let mut records = env.read_topic(&topic).await;
+    records.truncate(27);
+    assert!(relay.terminate().await.success());
+    replace_topic(&env, &topic, records).await;
+    env.eventually_true(
+        "select max(created_at) < clock_timestamp() - interval '2 seconds' from outbox.message",
+    )
+    .await;
+    let _next = self::relay(&env).await.set("consumers.dedupe_window", "2s").start().await;
+    says(&reconcile(&env, "--all --repair --yes").await, 0, &["3 rows"]);
+    env.expect_records(&topic, 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_after_a_long_silence_is_compared_from_what_was_settled_last() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let quick = async || relay(&env).await.set("retention.every", "100ms").expect_errors();
+    let first = quick().await.start().await;
+    published(&env, &topic, 30).await;
+    first.kill().await;
+    let mut records = env.read_topic(&topic).await;
+    records.truncate(28);
+    replace_topic(&env, &topic, records).await;
+    env.execute("update outbox.ledger set at = at - interval '2 hours'").await;
+    let _second = quick().await.start().await;
+    assert_eq!(by_itself(&env, "takeover").await, (1, 30, 2, 0));
 }

@@ -277,3 +277,26 @@ async fn a_copy_that_dies_stays_a_copy() {
     .await;
     assert_eq!(env.one::<i64>("select count(*) from outbox.ledger where published @> 1::bigint").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_replay_waits_for_the_copies_of_the_first() {
+    let env = Env::new().await;
+    let topic = env.create_topic("orders", 1, &[]).await;
+    let one = env.create_topic("one", 1, &[]).await;
+    let other = env.create_topic("other", 1, &[]).await;
+    let relay = relay(&env).await.start().await;
+    published(&env, &topic, 10).await;
+    says(&say(&env, &format!("topics pause {one} --yes")).await, 0, &["in effect"]);
+    says(&say(&env, &format!("replay --all --to {one} --yes")).await, 0, &["30 rows"]);
+    says(&say(&env, &format!("replay --all --to {other} --no-wait --yes")).await, 3, &["asked as request 3"]);
+    env.eventually_true("select state = 'running' from outbox.request where id = 3").await;
+    // A row that somebody else waits for is not passed over, and nobody else's fault.
+    assert_eq!(
+        relay.logged("rows were changed or deleted by somebody else, the settlement went on without them"),
+        0
+    );
+    says(&say(&env, &format!("topics resume {one} --yes")).await, 0, &["done"]);
+    assert_complete(&env.expect_records(&one, 30).await, 3, 10);
+    env.eventually_true("select state = 'done' and done = 30 from outbox.request where id = 3").await;
+    assert_complete(&env.expect_records(&other, 30).await, 3, 10);
+}

@@ -254,6 +254,7 @@ table outbox.reconciliation owner outbox_owner
     report jsonb not null
     constraint reconciliation_cause_check CHECK ((cause = ANY (ARRAY['asked'::text, 'takeover'::text, 'promotion'::text, 'producer'::text])))
     constraint reconciliation_pkey PRIMARY KEY (id)
+    CREATE INDEX reconciliation_found_idx ON outbox.reconciliation USING btree (id) WHERE ((missing > 0) OR (duplicates > 0))
     CREATE UNIQUE INDEX reconciliation_pkey ON outbox.reconciliation USING btree (id)
 sequence outbox.reconciliation_id_seq owner outbox_owner
 table outbox.request owner outbox_owner

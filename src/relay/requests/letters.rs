@@ -94,9 +94,16 @@ impl Letters {
         let Some(request) = open.iter().find(may_go) else { return Ok(()) };
         let most = PAGE.min(request.pace.map_or(PAGE, i64::from));
         let most = if request.kind == Some(Kind::Discard) { most } else { most.min(room) };
-        let Some((letters, last_id)) = choose(term, session, request, most, ends).await? else {
-            self.more = true;
-            return Ok(());
+        let (letters, last_id) = match choose(term, session, request, most, ends).await? {
+            Chosen::Page(letters, last_id) => (letters, last_id),
+            Chosen::Nothing => {
+                self.more = true;
+                return Ok(());
+            }
+            Chosen::Waits => {
+                self.paced.insert(request.id, now + EVERY);
+                return Ok(());
+            }
         };
         crash_point::reach(crash_point::BEFORE_REQUEUE);
         if let Some(pace) = request.pace {
@@ -134,15 +141,24 @@ impl Letters {
     }
 }
 
-/// Chooses the next page of a request: its letters, and up to which id the request is dealt with once they have moved. `None`: none
-/// of those that were looked at is meant, which has been reported.
+/// What a look for the next page comes to.
+enum Chosen {
+    /// Its letters, and up to which id the request is dealt with once they have moved.
+    Page(Vec<Letter>, i64),
+    /// None of those that were looked at is meant, which has been reported.
+    Nothing,
+    /// The next one is on its way for an earlier request.
+    Waits,
+}
+
+/// Chooses the next page of a request.
 async fn choose(
     term: &Term,
     session: &mut Session,
     request: &Request,
     most: i64,
     ends: &Ends,
-) -> Result<Option<(Vec<Letter>, i64)>, StoreError> {
+) -> Result<Chosen, StoreError> {
     if replay::is_replay(request) && !request.is_running {
         let (progress, last_id, why) = match replay::begin(session, request, ends).await? {
             Beginning::Behind(id) => (Progress::Running, id, None),
@@ -150,7 +166,7 @@ async fn choose(
         };
         tracing::info!(request = request.id, kind = ?request.kind, ?progress, error = why, "request");
         request::report(session, term.epoch, request.id, progress, last_id, why.as_deref()).await?;
-        return Ok(None);
+        return Ok(Chosen::Nothing);
     }
     let max = request.filter.get("max").and_then(Value::as_i64);
     let most = max.map_or(most, |max| most.min(max - request.done));
@@ -161,7 +177,7 @@ async fn choose(
             tracing::info!(request = request.id, kind = ?request.kind, error = text, "request is refused");
             let (refused, last_id) = (Progress::Refused, request.last_id);
             request::report(session, term.epoch, request.id, refused, last_id, Some(&text)).await?;
-            return Ok(None);
+            return Ok(Chosen::Nothing);
         }
     };
     // All that was looked at behind the last one is not meant, unless the page is full.
@@ -173,7 +189,10 @@ async fn choose(
     let LetterPage { letters, looked_to } = page;
     let dealt_with = last.map(|last| looked_to.filter(|_| is_short).unwrap_or(last));
     if let (Some(last_id), false) = (dealt_with, letters.is_empty()) {
-        return Ok(Some((letters, last_id)));
+        return Ok(Chosen::Page(letters, last_id));
+    }
+    if dealt_with.is_none() && looked_to == Some(request.last_id) {
+        return Ok(Chosen::Waits);
     }
     let (progress, last_id) = match dealt_with.or(looked_to) {
         Some(id) => (Progress::Running, id),
@@ -183,7 +202,7 @@ async fn choose(
     if progress == Progress::Done {
         tracing::info!(request = request.id, kind = ?request.kind, done = request.done, "request is done");
     }
-    Ok(None)
+    Ok(Chosen::Nothing)
 }
 
 /// Reads the next page. Most requests mean most of the letters of their index; only where none of the first ones fits, many are
