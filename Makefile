@@ -28,7 +28,7 @@ help: ## lists every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## installs what is missing: C toolchain, OpenSSL, Postgres, PgBouncer, Java, Maven (Debian, Ubuntu)
+setup: ## installs what is missing: C toolchain, OpenSSL, Postgres, PgBouncer, promtool, Java, Maven (Debian, Ubuntu)
 	@scripts/setup.sh
 
 .PHONY: kafka

@@ -83,6 +83,14 @@ pub(super) fn parse(url: &str) -> Result<PostgresUrl, Vec<String>> {
     })
 }
 
+/// The file with the client certificate that a checked URL names.
+pub(super) fn certificate(url: &str) -> Option<std::path::PathBuf> {
+    let (_, query) = url.split_once('?')?;
+    let named = query.split('&').find_map(|parameter| parameter.strip_prefix("sslcert="))?;
+    // The driver undoes escapes; a path that has any is left to it.
+    (!named.contains('%')).then(|| named.into())
+}
+
 fn fail<T>(problem: &str) -> Result<T, Vec<String>> {
     Err(vec![problem.to_owned()])
 }

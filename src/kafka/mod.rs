@@ -14,6 +14,7 @@ mod publisher;
 mod settings;
 mod status;
 mod topics;
+mod vitals;
 
 pub use auditor::{Auditor, Found, Marks, Stretch};
 pub use consumer::{Consumer, Record};
@@ -23,6 +24,7 @@ pub use producer::{Inbox, Producer};
 pub use publisher::{Publisher, Stamp};
 pub use settings::KafkaSettings;
 pub use topics::{TopicSettings, TopicState, Topics};
+pub use vitals::Pulse;
 
 use crate::receipt::Receipt;
 use crate::verdict::Failure;

@@ -16,6 +16,8 @@ pub(super) struct Vectors {
     published_bytes: IntCounterVec,
     oldest_pending: GaugeVec,
     delivery_seconds: HistogramVec,
+    retry_seconds: HistogramVec,
+    dead_letters: GaugeVec,
 }
 
 /// Handles to one topic's series. Call once per batch with sums.
@@ -28,7 +30,9 @@ pub struct TopicMetrics {
     dead_lettered: Labelled<DeadReason, IntCounter>,
     published_bytes: IntCounter,
     delivery_seconds: Histogram,
+    retry_seconds: Histogram,
     pub(super) oldest_pending: Gauge,
+    pub(super) dead_letters: Gauge,
 }
 
 impl Vectors {
@@ -43,6 +47,8 @@ impl Vectors {
             published_bytes: build.counters("outbox_published_bytes_total"),
             oldest_pending: build.gauges("outbox_oldest_pending_timestamp_seconds"),
             delivery_seconds: build.histograms("outbox_delivery_seconds"),
+            retry_seconds: build.histograms("outbox_retry_seconds"),
+            dead_letters: build.gauges("outbox_dead_letters"),
         }
     }
 
@@ -57,6 +63,8 @@ impl Vectors {
             published_bytes: self.published_bytes.with_label_values(&[name]),
             oldest_pending: self.oldest_pending.with_label_values(&[name]),
             delivery_seconds: self.delivery_seconds.with_label_values(&[name]),
+            retry_seconds: self.retry_seconds.with_label_values(&[name]),
+            dead_letters: self.dead_letters.with_label_values(&[name]),
         }
     }
 }
@@ -95,6 +103,11 @@ impl TopicMetrics {
     /// Confirmed bytes.
     pub fn published_bytes(&self, bytes: u64) {
         self.published_bytes.inc_by(bytes);
+    }
+
+    /// A row that had been rejected was confirmed so long after its first rejection.
+    pub fn retry_seconds(&self, seconds: f64) {
+        self.retry_seconds.observe(seconds);
     }
 
     /// A buffer for the delivery times of a batch: `observe` per record costs an addition, `flush` once per batch
