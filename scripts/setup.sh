@@ -49,6 +49,7 @@ look() {
     has_pgbouncer || want pgbouncer 'the connection pooler that the tests start privately'
     has promtool || want prometheus 'promtool checks metrics, rules and alerts'
     has amtool || want prometheus-alertmanager 'amtool checks how alerts are routed'
+    python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv 'checks rules, dashboards and manifests'
     { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'
     has mvn || want maven 'fetches Apache Kafka'
     [[ ${1:-} != compose ]] || has_compose || want docker-compose 'checks docker-compose.yml, without an engine'

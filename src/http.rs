@@ -1,4 +1,4 @@
-//! Serves `/metrics`, `/livez` and `/readyz` from a thread and runtime of its own, so that a probe is answered while the
+//! Serves `/metrics`, `/startupz`, `/livez` and `/readyz` from a thread and runtime of its own, so that a probe is answered while the
 //! relay's workers are busy. It only reads: nothing here changes what the relay does.
 
 use std::io;
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::{crash_point, task};
 
 const INDEX: &str =
-    "outbox-relay: /metrics (Prometheus), /livez (loops are trying), /readyz (dependencies were reached)\n";
+    "outbox-relay: /metrics (Prometheus), /startupz and /livez (loops are trying), /readyz (dependencies were reached)\n";
 
 /// The running server. It ends when this is dropped.
 pub struct HttpServer {
@@ -86,6 +86,8 @@ fn router(shared: Shared) -> Router {
         .route("/", get(async || INDEX))
         .route("/metrics", get(metrics))
         .route("/livez", get(async |State(shared): State<Shared>| answer(shared.health.live())))
+        // Started as soon as it serves and its loops try: what it waits for after that is readiness.
+        .route("/startupz", get(async |State(shared): State<Shared>| answer(shared.health.live())))
         .route("/readyz", get(async |State(shared): State<Shared>| answer(shared.health.ready())))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
         .with_state(shared)
@@ -134,6 +136,7 @@ mod tests {
         let server = serve(listen, Arc::new(Metrics::new()), Arc::clone(&health)).expect("a free port");
         let _read = health.running(Loop::Read);
         check(&server, "/livez", "200 OK", "read: ok");
+        check(&server, "/startupz", "200 OK", "read: ok");
         check(&server, "/readyz", "503 Service Unavailable", "postgres: not reached yet");
         health.reached(Condition::Postgres);
         health.reached(Condition::Kafka);
