@@ -9,7 +9,7 @@ here=deploy/monitoring
 
 say() { printf 'rules: %s\n' "$*" >&2; }
 
-for source in rules scenarios; do
+for source in rules scenarios dashboards; do
     "$python" $here/$source.py ${1:+--check}
 done
 promtool check rules --lint=all --lint-fatal $here/rules.yml >/dev/null

@@ -17,8 +17,7 @@ use crate::health::{Health, Report};
 use crate::metrics::Metrics;
 use crate::{crash_point, task};
 
-const INDEX: &str =
-    "outbox-relay: /metrics (Prometheus), /startupz and /livez (loops are trying), /readyz (dependencies were reached)\n";
+const INDEX: &str = "outbox-relay: /metrics (Prometheus), /startupz and /livez (loops are trying), /readyz (dependencies were reached)\n";
 
 /// The running server. It ends when this is dropped.
 pub struct HttpServer {

@@ -32,6 +32,7 @@ mod reading;
 mod reconcile;
 mod replay;
 mod requests;
+mod runbooks;
 mod schema;
 mod servers;
 mod servers_smoke;
