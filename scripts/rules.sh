@@ -13,6 +13,8 @@ for source in rules scenarios dashboards; do
     "$python" $here/$source.py ${1:+--check}
 done
 promtool check rules --lint=all --lint-fatal $here/rules.yml >/dev/null
+"$python" $here/lint.py
+
 say 'scenarios'
 promtool test rules $here/rules_test.yml $here/rules_days_test.yml
 

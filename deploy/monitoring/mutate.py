@@ -143,7 +143,7 @@ def documents_for(rule):
                 tests.append({"name": test["name"], "interval": test["interval"], "input_series": series,
                               "promql_expr_test": checks})
         if tests:
-            yield alerts, needed, json.dumps({**document, "tests": tests})
+            yield alerts, needed, json.dumps({**document, "group_eval_order": ["mutant"], "tests": tests})
 
 
 def is_killed(number, rule, changed, prepared, directory):
