@@ -295,11 +295,11 @@ def failures():
         alert("OutboxDeadLettersOld", "ticket",
               "time() - (max by (job) (outbox_oldest_dead_letter_timestamp_seconds) > 0) > 86400",
               "A dead letter has waited for a decision for more than a day.",
-              "The oldest dead letter of {{ $labels.job }} is {{ $value | humanizeDuration }} old.", wait="5m"),
+              "The oldest dead letter of {{ $labels.job }} is {{ $value | humanizeDuration }} old."),
         alert("OutboxBlockedKeysOld", "ticket",
               "time() - (max by (job) (outbox_oldest_blocked_key_timestamp_seconds) > 0) > 3600",
               "A key has been blocked for more than an hour: its later messages wait for one that fails.",
-              "The longest blocked key of {{ $labels.job }} has waited {{ $value | humanizeDuration }}.", wait="5m"),
+              "The longest blocked key of {{ $labels.job }} has waited {{ $value | humanizeDuration }}."),
         alert("OutboxTopicSick", BY_TIER, f"""
               (max by (job, topic, cause) (outbox_topic_lane{{cause!~"at_most_once|paused|paced"}}) == 1)
               {INFO}
@@ -318,7 +318,7 @@ def resources():
         alert("OutboxOldTransaction", "ticket",
               "time() - (max by (job) (outbox_oldest_transaction_timestamp_seconds) > 0) > 3600",
               "A transaction has been open for more than an hour: slots cannot be emptied and Postgres cannot clean up.",
-              "The oldest transaction beside {{ $labels.job }} has been open for {{ $value | humanizeDuration }}.", wait="5m"),
+              "The oldest transaction beside {{ $labels.job }} has been open for {{ $value | humanizeDuration }}."),
         alert("OutboxSlotNotEmptied", "ticket",
               "time() - (max by (job) (outbox_oldest_slot_timestamp_seconds) > 0) > 36 * 3600",
               "Published rows are older than retention and ring allow: a slot is not emptied.",
@@ -332,7 +332,7 @@ def resources():
         alert("OutboxCertificateExpiring", "ticket",
               "(min by (job) (outbox_certificate_expiry_timestamp_seconds > 0)) - time() < 14 * 86400",
               "A certificate that the relay presents to Postgres or Kafka expires within two weeks.",
-              "The certificate of {{ $labels.job }} expires in {{ $value | humanizeDuration }}.", wait="5m"),
+              "The certificate of {{ $labels.job }} expires in {{ $value | humanizeDuration }}."),
         alert("OutboxConfigurationsDiffer", "ticket",
               "count by (job) (count by (job, digest) (outbox_config_info)) > 1",
               "Relays of one outbox run with different configurations: a takeover would change behaviour.",

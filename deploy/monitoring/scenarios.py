@@ -201,7 +201,7 @@ def minutes():
         "outbox_delivery_seconds_bucket": "6000x30",
         "outbox_delivery_seconds_count": "6000x30",
         "outbox_oldest_pending_timestamp_seconds": "600x30",
-    }, {12: [], 15: ["OutboxStalled page"], 28: ["OutboxStalled page"]},
+    }, {12: [], 14: [], 16: ["OutboxStalled page"], 28: ["OutboxStalled page"]},
         # The trap: a ratio of nothing is nothing, and never 100 %.
         values=[(28, "outbox:delivery_slow:ratio_rate5m", {}), (28, "outbox:delivery_errors:ratio_rate5m", {})])
     s.add("nothing is delivered because nothing waits", 30, {
@@ -276,7 +276,7 @@ def minutes():
         f"outbox_topic_info instance={STANDBY} topic=orders owner=basket tier=critical delivery=at_least_once": "_x5 1x15",
     }, {15: []}, values=[(15, 'count(outbox:lag:seconds{topic="orders"})', {"{}": 1})])
     s.add("the volume will be full in four hours", 100, {"outbox_table_bytes table=message": "10000000000+400000000x100"},
-          {8: [], 75: ["OutboxVolumeFull page"]})
+          {8: [], 20: ["OutboxVolumeFull page"], 75: ["OutboxVolumeFull page"]})
     s.add("an at-most-once topic loses one message in a hundred", 30, {
         "outbox_messages_total topic=pulse outcome=dropped": "0+6x30",
     }, {4: [], 10: ["OutboxAtMostOnceLoss ticket topic=pulse"]})
