@@ -28,7 +28,7 @@ help: ## lists every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## installs what is missing: C toolchain, OpenSSL, Postgres, PgBouncer, Java, Maven (Debian, Ubuntu)
+setup: ## installs what is missing: C toolchain, OpenSSL, Postgres, PgBouncer, promtool, Java, Maven (Debian, Ubuntu)
 	@scripts/setup.sh
 
 .PHONY: kafka
@@ -97,6 +97,18 @@ compose-check: ## checks docker-compose.yml with Debian's compose tool, without 
 	@scripts/setup.sh compose
 	@scripts/compose-check.sh
 
+target/python/ready: deploy/requirements.txt scripts/python.sh | setup
+	@scripts/python.sh $(@D)
+	@touch $@
+
+.PHONY: rules
+rules: target/python/ready ## writes and tests the alert rules: what fires when, and that each change of a rule is noticed
+	@scripts/rules.sh
+
+.PHONY: manifests
+manifests: target/python/ready ## checks deploy/kubernetes against three versions of Kubernetes and its own list
+	@target/python/bin/python3 deploy/kubernetes/check.py
+
 .PHONY: bench
 bench: servers ## the relay against librdkafka alone, and its latency: some minutes
 	@cargo bench $(CARGO_FLAGS) --bench relay
@@ -108,4 +120,4 @@ bench-failures: servers ## what healthy rows lose while others fail: a quarter o
 .PHONY: clean
 clean: ## removes everything built and fetched
 	@cargo clean
-	@rm -rf target/kafka target/kafka-* target/postgres
+	@rm -rf target/kafka target/kafka-* target/postgres target/python

@@ -47,6 +47,9 @@ look() {
     has setpriv || want util-linux 'setpriv, to run private servers without rights and end them with us'
     has_postgres || want postgresql 'the Postgres server that demo and tests start privately'
     has_pgbouncer || want pgbouncer 'the connection pooler that the tests start privately'
+    has promtool || want prometheus 'promtool checks metrics, rules and alerts'
+    has amtool || want prometheus-alertmanager 'amtool checks how alerts are routed'
+    python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv 'checks rules, dashboards and manifests'
     { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'
     has mvn || want maven 'fetches Apache Kafka'
     [[ ${1:-} != compose ]] || has_compose || want docker-compose 'checks docker-compose.yml, without an engine'
@@ -89,15 +92,16 @@ install_postgres() {
     return "$status"
 }
 
-# Debian's package starts a pooler on port 6432, unless the machine's policy forbids it. Ours are private.
-install_pgbouncer() {
+# Debian's packages start a pooler on port 6432, a Prometheus on 9090 and so on, unless the machine's policy forbids it. Ours are
+# private, or only their tools are wanted.
+install_unstarted() {
     local policy=/usr/sbin/policy-rc.d ours='' status=0
     if [[ ! -e $policy ]]; then
         ours=yes
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
         as_root chmod 755 "$policy"
     fi
-    install pgbouncer || status=$?
+    install "$@" || status=$?
     if [[ $ours ]]; then as_root rm -f "$policy"; fi
     return "$status"
 }
@@ -124,18 +128,18 @@ has apt-get || die "no apt-get here: install the above (${packages[*]}) with thi
 [[ $EUID == 0 ]] || has sudo || die 'installing needs root or sudo'
 compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt update
 
-plain=() postgres='' pgbouncer=''
+plain=() postgres='' unstarted=()
 for package in "${packages[@]}"; do
     case $package in
     postgresql) postgres=yes ;;
-    pgbouncer) pgbouncer=yes ;;
+    pgbouncer | prometheus | prometheus-alertmanager) unstarted+=("$package") ;;
     java) plain+=("$(java_package)" ca-certificates-java) ;;
     *) plain+=("$package") ;;
     esac
 done
 if ((${#plain[@]})); then install "${plain[@]}"; fi
 if [[ $postgres ]]; then install_postgres; fi
-if [[ $pgbouncer ]]; then install_pgbouncer; fi
+if ((${#unstarted[@]})); then install_unstarted "${unstarted[@]}"; fi
 
 look "$@"
 if ((${#packages[@]})); then

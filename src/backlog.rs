@@ -52,6 +52,9 @@ pub async fn sample(
                 metrics.set_backlog(BacklogState::Scheduled, sample.deferred.scheduled.max(0) as u64);
                 let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
                 metrics.set_oldest_pending(unread, &sample.oldest_waiting);
+                metrics.set_dead_letters(&sample.dead_letters);
+                metrics.oldest_dead_letter_timestamp.set(sample.oldest_dead_letter.unwrap_or(0.0));
+                metrics.oldest_blocked_key_timestamp.set(sample.oldest_blocked_key.unwrap_or(0.0));
                 metrics.lease_epoch.set(sample.epoch as f64);
                 metrics.reconcile_missing_messages.set(sample.reconciled.missing as f64);
                 metrics.reconcile_duplicate_messages.set(sample.reconciled.duplicates as f64);

@@ -40,7 +40,7 @@ pub const ALL: [&str; 8] = [
 ];
 
 /// Tasks, threads and callbacks that tests make panic, the first time that they work.
-pub const TASKS: [&str; 19] = [
+pub const TASKS: [&str; 20] = [
     "read",
     "send",
     "settle",
@@ -51,6 +51,7 @@ pub const TASKS: [&str; 19] = [
     "beat",
     "follow",
     "sample",
+    "vitals",
     "signal",
     "http",
     "describe",
@@ -63,8 +64,8 @@ pub const TASKS: [&str; 19] = [
 ];
 
 /// Those of them that go on for ever unless they are asked to stop; tests make them end.
-pub const ENDLESS: [&str; 10] =
-    ["read", "send", "settle", "retry", "requests", "reconcile", "clean", "sample", "http", "poll"];
+pub const ENDLESS: [&str; 11] =
+    ["read", "send", "settle", "retry", "requests", "reconcile", "clean", "sample", "vitals", "http", "poll"];
 
 /// What a variable arms.
 type Armed = LazyLock<Option<String>>;

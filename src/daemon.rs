@@ -81,8 +81,12 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut daemon = Daemon::build(config, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
     let sample = crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health));
     let sampler = tokio::spawn(task::endless("sample", CancellationToken::new(), sample));
+    let inbox = Arc::clone(daemon.publisher.inbox());
+    let vitals = crate::vitals::watch(inbox, daemon.config.certificates(), Arc::clone(&daemon.metrics));
+    let watcher = tokio::spawn(task::endless("vitals", CancellationToken::new(), vitals));
     let ended = Box::pin(daemon.follow_and_lead()).await;
     sampler.abort();
+    watcher.abort();
     drop(http);
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -98,6 +102,7 @@ impl Daemon {
         let server = Server::new(urls.iter().map(|url| url.expose()))?.behind_pooler(config.postgres.pooler);
         let settings = kafka_settings(&config);
         metrics.set_config(&config.digest());
+        metrics.set_policies(&config.policies);
         metrics.deferred_limit.set(config.retry.deferred_max as f64);
         metrics.unsafe_settings.set(config.kafka.unsafe_properties.len() as f64);
         for property in &config.kafka.unsafe_properties {

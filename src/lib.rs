@@ -15,7 +15,8 @@
 //! - `relay`: the three loops and how they meet: `read` the next page, `send` this one, `settle` the previous one.
 //! - `store`: Postgres, one typed function per file of `store/sql`. `kafka`: producers, their reports and error classes.
 //! - `reconcile`: compares rows and receipts with what is really in the topics.
-//! - `backlog`: samples what waits, for the gauges of leader and standbys alike.
+//! - `backlog`: samples what waits, for the gauges of leader and standbys alike; `vitals`: how the process itself is.
+//! - `certificate`: when one expires. Pure.
 //! - `policy`, `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
@@ -43,6 +44,7 @@
 
 pub mod backlog;
 pub mod backoff;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod crash_point;
@@ -67,6 +69,7 @@ pub mod store;
 pub mod task;
 pub mod telemetry;
 pub mod verdict;
+pub mod vitals;
 
 pub use store::ask::{Ask, AskError, Letters, ask};
 pub use store::publish::{Message, PublishError, publish};

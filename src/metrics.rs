@@ -12,13 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
 };
 use prometheus::{Opts, Registry, TextEncoder};
 
+use crate::policy::Policies;
+
 pub use labels::{
-    AttemptResult, BacklogState, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label, Operation,
-    Outcome, RedeliveryCause, StopCause, Table, TopicSetting,
+    AttemptResult, BacklogState, BrokerLink, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label,
+    Operation, Outcome, RedeliveryCause, StopCause, Table, TopicSetting,
 };
 pub use series::{Kind, SERIES, Series};
 pub use topic::TopicMetrics;
@@ -40,6 +42,11 @@ pub struct Metrics {
     reading_stopped: Labelled<StopCause, Gauge>,
     dependency_up: Labelled<Dependency, Gauge>,
     topic_lane: GaugeVec,
+    topic_info: GaugeVec,
+    kafka_brokers: Labelled<BrokerLink, Gauge>,
+    kafka_retries: IntCounter,
+    kafka_request_timeouts: IntCounter,
+    runtime_busy_seconds: Counter,
     table_bytes: Labelled<Table, Gauge>,
     build_info: GaugeVec,
     config_info: GaugeVec,
@@ -65,6 +72,24 @@ pub struct Metrics {
     pub oldest_slot_timestamp: Gauge,
     /// When the oldest open transaction began, in Unix seconds.
     pub oldest_transaction_timestamp: Gauge,
+    /// When the oldest open dead letter died, in Unix seconds.
+    pub oldest_dead_letter_timestamp: Gauge,
+    /// Since when the longest blocked key waits, in Unix seconds.
+    pub oldest_blocked_key_timestamp: Gauge,
+    /// When the first of the certificates that we present expires, in Unix seconds.
+    pub certificate_expiry_timestamp: Gauge,
+    /// 95 of 100 requests were answered within so many seconds.
+    pub kafka_round_trip_p95: Gauge,
+    /// Share of librdkafka's queue that is used.
+    pub kafka_queue_ratio: Gauge,
+    /// Threads of the runtime.
+    pub runtime_workers: Gauge,
+    /// Tasks that are alive.
+    pub runtime_tasks: Gauge,
+    /// Tasks that wait for a worker.
+    pub runtime_queued_tasks: Gauge,
+    /// How late timers ran.
+    pub runtime_delay_seconds: Histogram,
     /// Keys whose rows wait.
     pub blocked_keys: Gauge,
     /// 1 while Kafka makes no progress and nothing more is handed over.
@@ -91,6 +116,7 @@ pub struct Metrics {
 
 #[derive(Default)]
 struct Topics {
+    policies: Policies,
     known: HashMap<String, Arc<TopicMetrics>>,
     other: Option<Arc<TopicMetrics>>,
 }
@@ -132,6 +158,7 @@ impl Metrics {
         let reading_stopped = build.gauges("outbox_reading_stopped");
         let table_bytes = build.gauges("outbox_table_bytes");
         let dependency_up = build.gauges("outbox_dependency_up");
+        let kafka_brokers = build.gauges("outbox_kafka_brokers");
         let metrics = Metrics {
             topics: Mutex::default(),
             vectors: topic::Vectors::new(&build),
@@ -150,6 +177,20 @@ impl Metrics {
             oldest_slot_timestamp: build.gauge("outbox_oldest_slot_timestamp_seconds"),
             oldest_transaction_timestamp: build.gauge("outbox_oldest_transaction_timestamp_seconds"),
             topic_lane: build.gauges("outbox_topic_lane"),
+            topic_info: build.gauges("outbox_topic_info"),
+            kafka_brokers: Labelled::new(|label| kafka_brokers.with_label_values(&[label])),
+            kafka_retries: build.counter("outbox_kafka_retries_total"),
+            kafka_request_timeouts: build.counter("outbox_kafka_request_timeouts_total"),
+            kafka_round_trip_p95: build.gauge("outbox_kafka_round_trip_p95_seconds"),
+            kafka_queue_ratio: build.gauge("outbox_kafka_queue_ratio"),
+            runtime_busy_seconds: build.seconds("outbox_runtime_busy_seconds_total"),
+            runtime_workers: build.gauge("outbox_runtime_workers"),
+            runtime_tasks: build.gauge("outbox_runtime_tasks"),
+            runtime_queued_tasks: build.gauge("outbox_runtime_queued_tasks"),
+            runtime_delay_seconds: build.histogram("outbox_runtime_delay_seconds"),
+            oldest_dead_letter_timestamp: build.gauge("outbox_oldest_dead_letter_timestamp_seconds"),
+            oldest_blocked_key_timestamp: build.gauge("outbox_oldest_blocked_key_timestamp_seconds"),
+            certificate_expiry_timestamp: build.gauge("outbox_certificate_expiry_timestamp_seconds"),
             circuit_open: build.gauge("outbox_circuit_open"),
             build_info: build.gauges("outbox_build_info"),
             config_info: build.gauges("outbox_config_info"),
@@ -183,9 +224,48 @@ impl Metrics {
             let other = topics.other.get_or_insert_with(|| Arc::new(self.vectors.topic(OTHER_TOPIC)));
             return Arc::clone(other);
         }
+        let policy = topics.policies.of(name);
+        let owner = policy.owner.as_deref().unwrap_or_default();
+        let info = [name, owner, policy.tier.as_str(), policy.delivery.as_str()];
+        self.topic_info.with_label_values(&info).set(1.0);
         let new = Arc::new(self.vectors.topic(name));
         topics.known.insert(name.to_owned(), Arc::clone(&new));
         new
+    }
+
+    /// What the configuration says of topics. Those that it names in full have their series from now on.
+    pub fn set_policies(&self, policies: &Policies) {
+        self.topics().policies = policies.clone();
+        policies.names().for_each(|name| drop(self.topic(name)));
+    }
+
+    /// Sets the number of open dead letters, for every topic seen so far or named here.
+    pub fn set_dead_letters(&self, letters: &BTreeMap<String, u64>) {
+        letters.keys().for_each(|topic| drop(self.topic(topic)));
+        let topics = self.topics();
+        for (name, topic) in &topics.known {
+            topic.dead_letters.set(letters.get(name).copied().unwrap_or(0) as f64);
+        }
+        if let Some(other) = &topics.other {
+            let unnamed = letters.iter().filter(|(name, _)| !topics.known.contains_key(*name));
+            other.dead_letters.set(unnamed.map(|(_, letters)| *letters).sum::<u64>() as f64);
+        }
+    }
+
+    /// Sets the number of brokers whose connections stand so.
+    pub fn set_kafka_brokers(&self, link: BrokerLink, brokers: usize) {
+        self.kafka_brokers.of(link).set(brokers as f64);
+    }
+
+    /// What librdkafka has counted since the start: requests sent again, and requests without an answer in time.
+    pub fn set_kafka_counts(&self, retries: u64, timeouts: u64) {
+        raise(&self.kafka_retries, retries);
+        raise(&self.kafka_request_timeouts, timeouts);
+    }
+
+    /// How long the runtime's workers have been busy since the start.
+    pub fn set_runtime_busy(&self, seconds: f64) {
+        self.runtime_busy_seconds.inc_by((seconds - self.runtime_busy_seconds.get()).max(0.0));
     }
 
     /// Sets the age of what waits, for every topic seen so far. `unread` is topic and time of the first unread row,
@@ -300,6 +380,11 @@ impl Metrics {
     }
 }
 
+/// Sets a counter to a count that somebody else keeps.
+fn raise(counter: &IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
 /// Makes and registers metrics from their line in [`SERIES`].
 struct Builder {
     registry: Registry,
@@ -339,6 +424,10 @@ impl Builder {
 
     fn counter(&self, name: &str) -> IntCounter {
         self.vector(name, |opts, _| IntCounter::with_opts(opts))
+    }
+
+    fn seconds(&self, name: &str) -> Counter {
+        self.vector(name, |opts, _| Counter::with_opts(opts))
     }
 
     fn gauge(&self, name: &str) -> Gauge {
@@ -383,6 +472,43 @@ mod tests {
         check(&text, r#"outbox_reading_stopped{cause="deferred_limit"} 0"#);
         check(&text, concat!(r#"outbox_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#));
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn what_the_configuration_says_of_a_topic_stands_beside_it() {
+        let metrics = Metrics::new();
+        let rule = |glob: &str, change| (glob.parse().expect("a pattern"), change);
+        let policies = Policies::new(
+            crate::policy::Policy::default(),
+            vec![
+                rule(
+                    "orders",
+                    crate::policy::Change { owner: Some("checkout".into()), ..Default::default() },
+                ),
+                rule(
+                    "log.*",
+                    crate::policy::Change {
+                        delivery: Some(crate::policy::Delivery::AtMostOnce),
+                        ..Default::default()
+                    },
+                ),
+            ],
+        );
+        metrics.set_policies(&policies);
+        check(
+            &metrics.gather_text(),
+            r#"outbox_topic_info{delivery="at_least_once",owner="checkout",tier="standard",topic="orders"} 1"#,
+        );
+        check(&metrics.gather_text(), r#"outbox_dead_letters{topic="orders"} 0"#);
+        metrics.set_dead_letters(&BTreeMap::from([("log.web".to_owned(), 7)]));
+        let text = metrics.gather_text();
+        check(&text, r#"outbox_dead_letters{topic="log.web"} 7"#);
+        check(
+            &text,
+            r#"outbox_topic_info{delivery="at_most_once",owner="",tier="standard",topic="log.web"} 1"#,
+        );
+        metrics.set_dead_letters(&BTreeMap::new());
+        check(&metrics.gather_text(), r#"outbox_dead_letters{topic="log.web"} 0"#);
     }
 
     #[test]

@@ -290,6 +290,11 @@ impl Policies {
         globs.chain(self.rules.iter().filter_map(|(_, change)| change.dead_letter_topic.as_deref())).collect()
     }
 
+    /// The topics that rules name in full.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|(glob, _)| glob.as_str()).filter(|name| !name.contains(['*', '?']))
+    }
+
     /// Whether some topic may be declared at-most-once.
     pub fn mention_at_most_once(&self) -> bool {
         self.rules.iter().any(|(_, change)| change.delivery == Some(Delivery::AtMostOnce))

@@ -225,6 +225,14 @@ impl Config {
         urls.map(Secret::from).chain(properties.map(|(_, value)| value.clone())).collect()
     }
 
+    /// Files with the certificates by which the relay shows who it is, to Postgres and to Kafka.
+    pub fn certificates(&self) -> Vec<PathBuf> {
+        let kafka = self.kafka.properties.get("ssl.certificate.location");
+        let kafka = kafka.map(|path| PathBuf::from(path.expose()));
+        let postgres = self.postgres.hosts.first().and_then(|url| postgres_url::certificate(url.expose()));
+        kafka.into_iter().chain(postgres).collect()
+    }
+
     /// A short fingerprint of [`Config::show`] without origins, to tell replicas with different settings apart.
     pub fn digest(&self) -> String {
         // FNV-1a: stable over releases and machines, and nobody needs to be kept from forging it.

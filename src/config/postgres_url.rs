@@ -115,6 +115,14 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The file with the client certificate that a checked URL names.
+pub(super) fn certificate(url: &str) -> Option<std::path::PathBuf> {
+    let (_, query) = url.split_once('?')?;
+    let named = query.split('&').find_map(|parameter| parameter.strip_prefix("sslcert="))?;
+    // The driver undoes escapes; a path that has any is left to it.
+    (!named.contains('%')).then(|| named.into())
+}
+
 fn fail<T>(problem: &str) -> Result<T, Vec<String>> {
     Err(vec![problem.to_owned()])
 }

@@ -15,6 +15,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::settings::STATISTICS_EVERY;
+use super::vitals::{BrokerState, Vital};
 use super::{Inbox, Report, Weather, classify, status};
 use crate::receipt::Receipt;
 use crate::{crash_point, task};
@@ -53,6 +54,11 @@ struct Statistics<'a> {
     brokers: HashMap<Cow<'a, str>, BrokerStatistics<'a>>,
     #[serde(borrow)]
     eos: Option<IdempotenceStatistics<'a>>,
+    /// Records in the queue, and how many it takes.
+    #[serde(default)]
+    msg_cnt: u64,
+    #[serde(default)]
+    msg_max: u64,
 }
 
 #[derive(serde::Deserialize)]
@@ -61,6 +67,21 @@ struct BrokerStatistics<'a> {
     state: Cow<'a, str>,
     #[serde(default)]
     throttle: Throttle,
+    /// Below 0: not known by its number yet, only as an address to ask.
+    #[serde(default)]
+    nodeid: i64,
+    #[serde(default)]
+    txretries: u64,
+    #[serde(default)]
+    req_timeouts: u64,
+    #[serde(default)]
+    rtt: RoundTrip,
+}
+
+/// Microseconds, of the requests answered since the last statistics.
+#[derive(Default, serde::Deserialize)]
+struct RoundTrip {
+    p95: i64,
 }
 
 /// For how many milliseconds the broker said it would hold our next request back, in answers since the last statistics.
@@ -121,6 +142,10 @@ impl Callbacks {
         }
         let assigned = statistics.eos.as_ref().is_some_and(|eos| eos.idemp_state == "Assigned");
         self.warm.store(up && assigned, Ordering::Relaxed);
+        // Its end may have come in between: then nothing would take it away again.
+        if !self.given_up.load(Ordering::Acquire) {
+            self.inbox.put_vital(self.generation, vital(statistics));
+        }
     }
 
     /// A broker holds us back for so long: it answers, and then reads nothing more from this connection. So no answer in that
@@ -238,6 +263,18 @@ impl ProducerContext for Callbacks {
     }
 }
 
+fn vital(statistics: &Statistics<'_>) -> Vital {
+    let brokers = statistics.brokers.values();
+    let known = brokers.clone().filter(|broker| broker.nodeid >= 0);
+    Vital {
+        brokers: known.map(|broker| (broker.nodeid, BrokerState::of(&broker.state))).collect(),
+        round_trip_p95_us: brokers.clone().map(|broker| broker.rtt.p95).max().unwrap_or(0),
+        queue_fill: statistics.msg_cnt as f64 / statistics.msg_max.max(1) as f64,
+        retries: brokers.clone().map(|broker| broker.txretries).sum(),
+        timeouts: brokers.map(|broker| broker.req_timeouts).sum(),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -263,6 +300,20 @@ mod tests {
         callbacks.take_error(Some(Code::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(taken(&callbacks), ["unreachable"]);
         assert!(!callbacks.weather(Instant::now()).refused_login);
+    }
+
+    #[test]
+    fn statistics_become_the_pulse_of_the_clients() {
+        let callbacks = Callbacks::new(Arc::default(), 1);
+        let text = r#"{"msg_cnt":500,"msg_max":1000,"brokers":{
+            "a:9092/bootstrap":{"state":"UP","nodeid":-1,"rtt":{"p95":9000}},
+            "a:9092/1":{"state":"UP","nodeid":1,"txretries":3,"req_timeouts":1,"rtt":{"p95":2500}},
+            "b:9092/2":{"state":"TRY_CONNECT","nodeid":2,"txretries":4}}}"#;
+        callbacks.take_statistics(&serde_json::from_str(text).expect("statistics"), Instant::now());
+        let pulse = callbacks.inbox.pulse();
+        assert_eq!((pulse.up, pulse.down, pulse.idle), (1, 1, 0));
+        assert_eq!((pulse.retries, pulse.timeouts), (7, 1));
+        assert_eq!((pulse.round_trip_p95, pulse.queue_fill), (0.009, 0.5));
     }
 
     #[test]

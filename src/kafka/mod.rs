@@ -17,6 +17,7 @@ mod readback;
 mod settings;
 mod status;
 mod topics;
+mod vitals;
 
 pub use auditor::{Auditor, Found, Marks, Stretch};
 pub use configuration::TopicConfiguration;
@@ -28,6 +29,7 @@ pub use publisher::{Publisher, Stamp};
 pub use readback::{At, ReadBack, Reader};
 pub use settings::KafkaSettings;
 pub use topics::{TopicSettings, TopicState, Topics};
+pub use vitals::Pulse;
 
 use crate::receipt::Receipt;
 use crate::verdict::Failure;

@@ -4,7 +4,7 @@
 //! the thread hears is taken in by `callbacks`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::Notify;
 
 use super::callbacks::Callbacks;
-use super::{KafkaError, NotTaken, Report, Weather, classify};
+use super::vitals::{Vital, Vitals};
+use super::{KafkaError, NotTaken, Pulse, Report, Weather, classify};
 use crate::{crash_point, task};
 
 /// One round of polling. Events are handled when they come; the length only matters at the end of the producer, and
@@ -35,6 +36,7 @@ pub struct Inbox {
     reports: Mutex<Vec<Report>>,
     arrived: Notify,
     errors: Mutex<Vec<&'static str>>,
+    vitals: Mutex<Vitals>,
 }
 
 impl Inbox {
@@ -53,6 +55,19 @@ impl Inbox {
     /// Takes the classes of the errors that are about no record (connections, logins), at most [`ERRORS_KEPT`].
     pub fn take_errors(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How the producers are, as of their last statistics.
+    pub fn pulse(&self) -> Pulse {
+        self.vitals().pulse()
+    }
+
+    pub(super) fn put_vital(&self, generation: u32, vital: Vital) {
+        self.vitals().take(generation, vital);
+    }
+
+    fn vitals(&self) -> MutexGuard<'_, Vitals> {
+        self.vitals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn put_error(&self, class: &'static str) {
@@ -266,6 +281,7 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.callbacks().given_up.store(true, Ordering::Release);
+        self.callbacks().inbox.vitals().forget(self.generation());
         self.purge();
         self.closing.store(true, Ordering::Release);
         // The polling thread holds the last reference and drops it: that blocks for up to half a second.

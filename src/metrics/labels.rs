@@ -190,6 +190,18 @@ label! {
 }
 
 label! {
+    /// Where the connections to brokers stand.
+    BrokerLink {
+        /// Connected.
+        Up = "up",
+        /// Wanted, and not there.
+        Down = "down",
+        /// Not wanted: nothing goes to that broker.
+        Idle = "idle",
+    }
+}
+
+label! {
     /// What kind of error Kafka or librdkafka reported.
     KafkaErrorClass {
         /// No broker answers, or too slowly.

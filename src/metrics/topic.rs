@@ -19,6 +19,8 @@ pub(super) struct Vectors {
     oldest_pending: GaugeVec,
     setting_drift: GaugeVec,
     delivery_seconds: HistogramVec,
+    retry_seconds: HistogramVec,
+    dead_letters: GaugeVec,
 }
 
 /// Handles to one topic's series. Call once per batch with sums.
@@ -31,8 +33,10 @@ pub struct TopicMetrics {
     dead_lettered: Labelled<DeadReason, IntCounter>,
     published_bytes: IntCounter,
     delivery_seconds: Histogram,
+    retry_seconds: Histogram,
     pub(super) oldest_pending: Gauge,
     pub(super) setting_drift: Labelled<TopicSetting, Gauge>,
+    pub(super) dead_letters: Gauge,
 }
 
 impl Vectors {
@@ -48,6 +52,8 @@ impl Vectors {
             oldest_pending: build.gauges("outbox_oldest_pending_timestamp_seconds"),
             setting_drift: build.gauges("outbox_topic_setting_drift"),
             delivery_seconds: build.histograms("outbox_delivery_seconds"),
+            retry_seconds: build.histograms("outbox_retry_seconds"),
+            dead_letters: build.gauges("outbox_dead_letters"),
         }
     }
 
@@ -63,6 +69,8 @@ impl Vectors {
             oldest_pending: self.oldest_pending.with_label_values(&[name]),
             setting_drift: Labelled::new(|label| self.setting_drift.with_label_values(&[name, label])),
             delivery_seconds: self.delivery_seconds.with_label_values(&[name]),
+            retry_seconds: self.retry_seconds.with_label_values(&[name]),
+            dead_letters: self.dead_letters.with_label_values(&[name]),
         }
     }
 }
@@ -106,6 +114,11 @@ impl TopicMetrics {
     /// A setting has begun to drift, or drifts no more. Topics that share a series are counted in it.
     pub fn setting_drift(&self, setting: TopicSetting, drifts: bool) {
         self.setting_drift.of(setting).add(if drifts { 1.0 } else { -1.0 });
+    }
+
+    /// A row that had been rejected was confirmed so long after its first rejection.
+    pub fn retry_seconds(&self, seconds: f64) {
+        self.retry_seconds.observe(seconds);
     }
 
     /// A buffer for the delivery times of a batch: `observe` per record costs an addition, `flush` once per batch

@@ -20,6 +20,7 @@ use crate::kafka::{KafkaError, Refusal, TopicSettings, TopicState, Topics};
 use crate::message::{OutboxRow, TopicFacts};
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::policy::{Delivery, OnFailure, Policies, Policy};
+use crate::store::deferred::DueRow;
 use crate::verdict::{Failure, TopicTrouble};
 use crate::{crash_point, task};
 
@@ -89,9 +90,20 @@ impl Topic {
         self.policy.on_failure == OnFailure::Block
     }
 
-    /// A row was confirmed at `now_us`, database clock.
+    /// A row was confirmed at `now_us`, database clock. One that was to wait is late only from then on.
     pub fn count_delivery(&mut self, row: &OutboxRow, now_us: i64) {
-        self.delivery.observe((now_us - row.created_us).max(0) as f64 / 1e6);
+        let from_us = row.created_us.max(row.deliver_after_us.unwrap_or(i64::MIN));
+        self.delivery.observe((now_us - from_us).max(0) as f64 / 1e6);
+    }
+
+    /// A deferred row was confirmed at `now_us`, database clock. An operator's copy counts as no delivery.
+    pub fn count_late_delivery(&mut self, due: &DueRow, now_us: i64) {
+        if due.replay.is_none() {
+            self.count_delivery(&due.row, now_us);
+            if let Some(rejected_us) = due.first_rejected_us {
+                self.metrics.retry_seconds((now_us - rejected_us).max(0) as f64 / 1e6);
+            }
+        }
     }
 }
 

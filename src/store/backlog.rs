@@ -20,19 +20,35 @@ pub struct Backlog {
     pub deferred: DeferredCounts,
     /// Oldest row of each topic that is deferred or waits in the topic's lane, Unix seconds.
     pub oldest_waiting: BTreeMap<String, f64>,
+    /// Open dead letters of each topic that has any, counted up to [`LETTERS_COUNTED`].
+    pub dead_letters: BTreeMap<String, u64>,
+    /// When the oldest of them died, Unix seconds.
+    pub oldest_dead_letter: Option<f64>,
+    /// Since when the longest blocked key waits, Unix seconds.
+    pub oldest_blocked_key: Option<f64>,
     /// The lease's epoch.
     pub epoch: i64,
     /// What reconciliations have found.
     pub reconciled: Newest,
 }
 
-/// Takes a sample: four short statements, whatever the backlog.
+/// Counting more dead letters of one topic would only cost time.
+const LETTERS_COUNTED: i64 = 100_000;
+
+/// Causes of death among which the oldest letter is looked for.
+const CAUSES_LOOKED_AT: i64 = 1000;
+
+/// Takes a sample: six short statements, whatever the backlog.
 pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
     const WHAT: &str = "measure the backlog";
     let row = session.one(WHAT, session.call(include_str!("sql/backlog.sql"))).await?;
     let mut oldest = session.all(WHAT, session.call(include_str!("sql/deferred_oldest.sql"))).await?;
     oldest.extend(session.all(WHAT, session.call(include_str!("sql/laned_oldest.sql"))).await?);
     let deferred = counts(session).await?;
+    let letters = session.call(include_str!("sql/letters_by_topic.sql")).bind(LETTERS_COUNTED);
+    let letters = session.all(WHAT, letters).await?;
+    let trouble = session.call(include_str!("sql/oldest_trouble.sql")).bind(CAUSES_LOOKED_AT);
+    let trouble = session.one(WHAT, trouble).await?;
     let reconciled = reconcile::newest(session).await?;
     let read = |row: &PgRow, oldest: &[PgRow]| -> Result<Backlog, sqlx::Error> {
         let topic: Option<String> = row.try_get("topic")?;
@@ -48,6 +64,12 @@ pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
             first_unread: topic.zip(created_at),
             deferred,
             oldest_waiting,
+            dead_letters: letters
+                .iter()
+                .map(|row| Ok((row.try_get("topic")?, row.try_get::<i64, _>("letters")?.max(0) as u64)))
+                .collect::<Result<_, sqlx::Error>>()?,
+            oldest_dead_letter: trouble.try_get("dead_letter")?,
+            oldest_blocked_key: trouble.try_get("blocked_key")?,
             epoch: row.try_get("epoch")?,
             reconciled,
         })

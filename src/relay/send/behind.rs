@@ -90,9 +90,7 @@ impl Sender<'_> {
         let refusal = match result {
             Ok(receipt) => {
                 let known = self.topics.get(&topic);
-                if due.rows[tag.index].replay.is_none() {
-                    known.count_delivery(&due.rows[tag.index].row, now_us);
-                }
+                known.count_late_delivery(&due.rows[tag.index], now_us);
                 known.gates.confirmed(receipt.partition, tag, now);
                 due.fates[tag.index] = Fate::Published(receipt);
                 if due.flying[chain] == 0 && !due.chains[chain].is_empty() && !due.ready.contains(&chain) {

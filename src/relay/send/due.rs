@@ -189,9 +189,7 @@ impl Sender<'_> {
             Ok(receipt) => {
                 let row = &due.rows[tag.index].row;
                 self.topics.came_back(&row.topic, true);
-                if due.rows[tag.index].replay.is_none() {
-                    self.topics.get(&row.topic).count_delivery(row, now_us);
-                }
+                self.topics.get(&row.topic).count_late_delivery(&due.rows[tag.index], now_us);
                 due.fates[tag.index] = Fate::Published(receipt);
                 let chain = due.chain_of[tag.index];
                 due.chains[chain].pop();

@@ -1,0 +1,408 @@
+#!/usr/bin/env python3
+"""What the rules have to say in made-up situations. Writes rules_test.yml (minutes) and rules_days_test.yml (hours and days) for
+`promtool test rules`; `make rules` runs them, and mutate.py shows that they notice every change of a rule.
+
+Each scenario starts from a healthy outbox whose numbers stand just below the thresholds, changes some series, and gives the *whole*
+list of firing alerts at some minutes: an alert too many fails as well as one too few. Expectations are written by hand, here.
+"""
+import sys
+from pathlib import Path
+
+import yaml
+
+import rules
+
+HERE = Path(__file__).resolve().parent
+TOPICS = {
+    "orders": ("checkout", "critical", "at_least_once"),
+    "mail": ("mail", "standard", "at_least_once"),
+    "clicks": ("web", "low", "at_least_once"),
+    "pulse": ("web", "standard", "at_most_once"),
+}
+LEADER, STANDBY = "a:9464", "b:9464"
+
+
+def healthy(minutes, step):
+    """A leader, a standby, four topics with 600 messages a minute each."""
+    n = minutes // step
+    grow = lambda per_minute, start=0: f"{start}+{per_minute * step}x{n}"
+    flat = lambda value: f"{value}x{n}"
+    series = {}
+
+    def put(name, values, instance=LEADER, **labels):
+        labels = {"job": "shop/outbox-relay", "instance": instance, **labels}
+        series[name + "{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}"] = values
+
+    for instance in (LEADER, STANDBY):
+        put("up", flat(1), instance)
+        put("outbox_leader", flat(int(instance == LEADER)), instance)
+        put("outbox_leader_transitions_total", flat(int(instance == LEADER)), instance)
+        put("outbox_build_info", flat(1), instance, version="0.1.0")
+        put("outbox_config_info", flat(1), instance, digest="x")
+        put("outbox_dependency_up", flat(1), instance, dependency="postgres")
+        put("outbox_dependency_up", flat(1), instance, dependency="kafka")
+        put("outbox_certificate_expiry_timestamp_seconds", flat(0), instance)
+        put("outbox_oldest_dead_letter_timestamp_seconds", flat(0), instance)
+        put("outbox_oldest_blocked_key_timestamp_seconds", flat(0), instance)
+        put("outbox_reconcile_missing_messages", flat(0), instance)
+        put("outbox_reconcile_last_success_timestamp_seconds", grow(60), instance)
+        put("outbox_backlog_messages", flat(100), instance, state="ready")
+        put("process_cpu_seconds_total", grow(6), instance)
+        for topic, (owner, tier, delivery) in TOPICS.items():
+            put("outbox_topic_info", flat(1), instance, topic=topic, owner=owner, tier=tier, delivery=delivery)
+            # 100 s behind.
+            late = "1 1 40" if step == 1 else "1"
+            start = 80 if step == 1 else step * 60 - 100
+            put("outbox_oldest_pending_timestamp_seconds", f"{late} {start}+{60 * step}x{n}", instance, topic=topic)
+    for topic in TOPICS:
+        put("outbox_read_messages_total", grow(600), topic=topic)
+        put("outbox_messages_total", grow(600), topic=topic, outcome="delivered")
+        for outcome in ("dead_lettered", "dropped", "expired", "discarded"):
+            put("outbox_messages_total", flat(0), topic=topic, outcome=outcome)
+        put("outbox_dead_lettered_total", flat(0), topic=topic, reason="refused")
+        put("outbox_attempts_total", grow(600), topic=topic, result="ack")
+        put("outbox_attempts_total", grow(72), topic=topic, result="rejected")
+        put("outbox_redeliveries_total", flat(0), topic=topic, cause="takeover")
+        put("outbox_redeliveries_total", grow(60), topic=topic, cause="replay")
+        put("outbox_delivery_seconds_bucket", grow(582), topic=topic, le="5")
+        put("outbox_delivery_seconds_bucket", grow(600), topic=topic, le="+Inf")
+        put("outbox_delivery_seconds_count", grow(600), topic=topic)
+    put("outbox_redeliveries_total", grow(1), topic="orders", cause="crash")
+    put("outbox_circuit_open", flat(0))
+    put("outbox_reading_stopped", flat(0), cause="deferred_limit")
+    put("outbox_reading_stopped", flat(1), cause="window_full")
+    put("outbox_unaccounted_messages", flat(0))
+    put("outbox_loss_incidents_total", flat(0))
+    for error in ("authentication", "authorization"):
+        put("outbox_kafka_errors_total", flat(0), **{"class": error})
+    put("outbox_kafka_errors_total", grow(10), **{"class": "unreachable"})
+    # A tenth of what would fill the volume; over days it stands.
+    put("outbox_table_bytes", grow(100_000_000 if step == 1 else 0, 10_000_000_000), table="message")
+    put("outbox_table_bytes", flat(5_000_000_000), table="ledger")
+    put("outbox_oldest_slot_timestamp_seconds", flat(0))
+    put("outbox_oldest_transaction_timestamp_seconds", flat(0))
+    return series
+
+
+def matches(series, pattern):
+    """`name label=value …` names every series of that name with those labels."""
+    name, *labels = pattern.split()
+    return series.split("{")[0] == name and all(
+        '{}="{}"'.format(*label.split("=", 1)) in series for label in labels)
+
+
+def alert_labels(spelled):
+    """`Name severity label=value …`, as the series that Prometheus keeps of a firing alert."""
+    name, severity, *labels = spelled.split()
+    pairs = {"alertname": name, "alertstate": "firing", "severity": severity}
+    if not name.endswith("@nowhere"):
+        pairs["job"] = "shop/outbox-relay"
+    pairs["alertname"] = name.removesuffix("@nowhere")
+    for label in labels:
+        key, value = label.split("=", 1)
+        pairs[key] = value
+        if key == "topic":
+            pairs["owner"], pairs["tier"], _ = TOPICS[value]
+    return "ALERTS{" + ",".join(f'{k}="{v}"' for k, v in sorted(pairs.items())) + "}"
+
+
+class Scenarios:
+    def __init__(self, step):
+        self.step, self.tests = step, []
+
+    def add(self, name, minutes, changes, expected, values=(), said=(), drop=()):
+        """`changes`: pattern -> values. `expected`: minute -> alerts. `values`: (minute, expression, {series: value}).
+        `said`: (minute, alert, labels, description)."""
+        series = healthy(minutes, self.step)
+        for pattern in drop:
+            gone = [one for one in series if matches(one, pattern)]
+            assert gone, f"{name}: nothing is {pattern}"
+            for one in gone:
+                del series[one]
+        for pattern, spelled in changes.items():
+            hit = [one for one in series if matches(one, pattern)]
+            if not hit:
+                label, *labels = pattern.split()
+                pairs = {"job": "shop/outbox-relay", "instance": LEADER, **dict(l.split("=", 1) for l in labels)}
+                hit = [label + "{" + ",".join(f'{k}="{v}"' for k, v in pairs.items()) + "}"]
+            for one in hit:
+                series[one] = spelled
+        self.tests.append({
+            "name": name,
+            "interval": f"{self.step}m",
+            # Not for promtool: which metrics the scenario is about.
+            "changed": sorted({pattern.split()[0] for pattern in [*changes, *drop]}),
+            "input_series": [{"series": key, "values": value} for key, value in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": 'ALERTS{alertstate="firing"}',
+                    "eval_time": f"{minute}m",
+                    "exp_samples": [{"labels": alert_labels(one), "value": 1} for one in alerts],
+                }
+                for minute, alerts in expected.items()
+            ] + [
+                {
+                    "expr": expression,
+                    "eval_time": f"{minute}m",
+                    "exp_samples": [{"labels": key, "value": value} for key, value in samples.items()],
+                }
+                for minute, expression, samples in values
+            ],
+        })
+
+    def document(self):
+        # Without an order promtool takes the groups as they come, now alerts before recordings and now behind them.
+        return {"rule_files": ["rules.yml"], "evaluation_interval": f"{self.step}m",
+                "group_eval_order": [group["name"] for group in rules.groups()], "tests": self.tests}
+
+
+def steps(*parts):
+    """`(per_minute, minutes), …` of a counter that is sampled every minute."""
+    value, values = 0, ["0"]
+    for rate, minutes in parts:
+        values.append(f"{value + rate}+{rate}x{minutes - 1}" if minutes > 1 else f"{value + rate}")
+        value += rate * minutes
+    return " ".join(values)
+
+
+JOB = 'job="shop/outbox-relay"'
+
+
+def minutes():
+    s = Scenarios(1)
+    s.add("a healthy outbox, just below every threshold", 100, {}, {30: [], 100: []}, values=[
+        (90, 'outbox:lag:seconds{topic="orders"}',
+         {f'outbox:lag:seconds{{{JOB},topic="orders",owner="checkout",tier="critical"}}': 100}),
+        # Rounded: in which order Prometheus adds series is not fixed.
+        (90, "round(outbox:tries_per_message:ratio_rate5m * 100)", {f"{{{JOB}}}": 112}),
+        (90, "round(outbox:retries:rate1m * 10)", {f"{{{JOB}}}": 48}),
+        (90, "round(outbox:possible_duplicates:ratio_rate1h * 1e6)", {f"{{{JOB}}}": 417}),
+        (90, "outbox:produced:rate5m", {f"outbox:produced:rate5m{{{JOB}}}": 40}),
+        (90, "outbox:delivered:rate5m", {f"outbox:delivered:rate5m{{{JOB}}}": 40}),
+        (90, "outbox:loss:messages", {f"outbox:loss:messages{{{JOB}}}": 0}),
+        (90, "round(outbox:cost:cpu_seconds_per_million)", {f"{{{JOB}}}": 5000}),
+        (90, "round(outbox:cost:money_per_million * 1000)", {f"{{{JOB}}}": 50}),
+        (90, 'round(outbox:delivery_slow:ratio_rate5m{topic="orders"} * 1000)',
+         {f'{{{JOB},topic="orders",owner="checkout",tier="critical"}}': 30}),
+        (90, 'outbox:dead_letters:ratio_rate1h{topic="orders"}',
+         {f'outbox:dead_letters:ratio_rate1h{{{JOB},topic="orders"}}': 0}),
+        (90, 'round(outbox:delivery_seconds:p95_5m{topic="orders"} * 1000)', {f'{{{JOB},topic="orders"}}': 4897}),
+        (90, "outbox:error_budget:ratio", {
+            'outbox:error_budget:ratio{tier="critical"}': 0.0005,
+            'outbox:error_budget:ratio{tier="standard"}': 0.001,
+            'outbox:error_budget:ratio{tier="low"}': 0.01}),
+    ])
+    s.add("every relay is gone", 10, {}, {0: [], 3: ["OutboxNoLeader@nowhere page"]},
+          drop=sorted({one.split("{")[0] for one in healthy(1, 1)}))
+    s.add("two standbys and no leader", 10, {"outbox_leader": "1x4 0x6"}, {5: [], 7: ["OutboxNoLeader page"]})
+    s.add("messages wait and nothing is delivered", 30, {
+        "outbox_messages_total outcome=delivered": "6000x30",
+        "outbox_attempts_total": "6000x30",
+        "outbox_delivery_seconds_bucket": "6000x30",
+        "outbox_delivery_seconds_count": "6000x30",
+        "outbox_oldest_pending_timestamp_seconds": "600x30",
+    }, {12: [], 14: [], 16: ["OutboxStalled page"], 28: ["OutboxStalled page"]},
+        # The trap: a ratio of nothing is nothing, and never 100 %.
+        values=[(28, "outbox:delivery_slow:ratio_rate5m", {}), (28, "outbox:delivery_errors:ratio_rate5m", {})])
+    s.add("nothing is delivered because nothing waits", 30, {
+        "outbox_messages_total outcome=delivered": "6000x30",
+        "outbox_attempts_total": "6000x30",
+        "outbox_backlog_messages state=ready": "0x30",
+        "outbox_oldest_pending_timestamp_seconds": "0x30",
+    }, {28: []}, values=[(28, 'sum(outbox:lag:seconds)', {"{}": 0})])
+    s.add("one topic's rows wait and nothing else comes: no stall of the relay", 30, {
+        "outbox_messages_total outcome=delivered": "6000x30",
+        "outbox_attempts_total": "6000x30",
+        "outbox_backlog_messages state=ready": "0x30",
+        "outbox_oldest_pending_timestamp_seconds topic=mail": "600x30",
+    }, {28: []})
+    s.add("waiting for less than two minutes is no stall", 30, {
+        "outbox_messages_total outcome=delivered": "6000x30",
+        "outbox_attempts_total": "6000x30",
+    }, {28: []})
+    s.add("kafka confirms nothing", 12, {"outbox_circuit_open": "0 0 1x10"},
+          {6: [], 8: ["OutboxCircuitOpen page"]})
+    s.add("the deferred rows reach their limit", 10, {"outbox_reading_stopped cause=deferred_limit": "0x4 1x6"},
+          {5: [], 7: ["OutboxReadingStopped page"]})
+    s.add("rows flow but some wait long: pages, and a ticket for a topic of a low tier", 40, {
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
+        "outbox_oldest_pending_timestamp_seconds topic=clicks": "600x40",
+    }, {14: [], 19: [], 23: ["OutboxLagHigh page topic=orders", "OutboxLagHigh ticket topic=clicks"]})
+    s.add("a topic that is paused or paced may wait", 40, {
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
+        "outbox_oldest_pending_timestamp_seconds topic=mail": "600x40",
+        "outbox_topic_lane topic=orders cause=paused": "1x40",
+        "outbox_topic_lane topic=mail cause=paced": "1x40",
+    }, {39: []})
+    s.add("a topic that failed and waits is told from one that is paused", 40, {
+        "outbox_topic_lane topic=orders cause=missing": "_x5 1x36",
+        "outbox_topic_lane topic=clicks cause=stalled": "_x5 1x36",
+        "outbox_topic_lane topic=pulse cause=at_most_once": "1x40",
+    }, {18: [], 21: ["OutboxTopicSick page topic=orders cause=missing", "OutboxTopicSick ticket topic=clicks cause=stalled"]})
+    s.add("one of two relays cannot be scraped", 12, {f"up instance={STANDBY}": "1 1 0x10"},
+          {6: [], 8: [f"OutboxTargetDown ticket instance={STANDBY}"]})
+    s.add("one relay cannot reach kafka", 20, {f"outbox_dependency_up instance={STANDBY} dependency=kafka": "1 1 0x20"},
+          {11: [], 13: ["OutboxDependencyDown ticket dependency=kafka"]})
+    s.add("kafka refuses the login", 20, {"outbox_kafka_errors_total class=authentication": "0 0 0+1x20"},
+          {7: [], 9: ["OutboxAuthenticationFailing page"]})
+    s.add("kafka refuses the rights", 20, {"outbox_kafka_errors_total class=authorization": "0 0 0+1x20"},
+          {7: [], 9: ["OutboxAuthenticationFailing page"]})
+    s.add("a refusal that is over", 40, {"outbox_kafka_errors_total class=authentication": "0 0 1x40"},
+          {30: []})
+    s.add("three changes of the leader are a roll-out", 60, {
+        f"outbox_leader_transitions_total instance={STANDBY}": "0x9 1x10 2x10 2x30",
+    }, {29: [], 45: []})
+    s.add("five changes in half an hour are not", 60, {
+        f"outbox_leader_transitions_total instance={STANDBY}": "0x9 1x5 2x5 3x5 4x5 5x30",
+    }, {12: [], 35: ["OutboxLeaderFlapping ticket"], 59: []})
+    s.add("rows that nobody accounts for", 10, {"outbox_unaccounted_messages": "0x4 1x6"},
+          {3: [], 6: ["OutboxUnaccountedMessages page"]})
+    s.add("rows that nobody accounted for and that are published by now", 90, {"outbox_loss_incidents_total": "0x4 1x90"},
+          {3: [], 6: ["OutboxUnaccountedMessages page"], 80: []})
+    s.add("reconciliation misses a message", 10, {"outbox_reconcile_missing_messages": "0x4 1x6"},
+          {3: [], 6: ["OutboxReconcileFoundLoss page"]})
+    s.add("a takeover repeats more than usual", 100, {"outbox_redeliveries_total cause=takeover topic=orders": "0x30 200x70"},
+          {29: [], 33: ["OutboxRedeliverySpike ticket"], 98: []})
+    s.add("new dead letters", 40, {
+        "outbox_dead_lettered_total topic=mail": "0x9 3x40",
+    }, {8: [], 12: ["OutboxDeadLettersNew ticket topic=mail"], 30: []})
+    s.add("messages need more tries", 40, {"outbox_attempts_total result=rejected": steps((72, 9), (156, 31))},
+          {9: [], 22: [], 34: ["OutboxRetryStorm ticket"]})
+    s.add("two configurations", 40, {f"outbox_config_info instance={STANDBY}": "_x40",
+                                     f"outbox_config_info instance={STANDBY} digest=y": "1x40"},
+          {28: [], 32: ["OutboxConfigurationsDiffer ticket"]})
+    s.add("two owners of a topic while a configuration is rolled out break no rule", 20, {
+        f"outbox_topic_info instance={STANDBY} topic=orders owner=checkout": "1x5 _x15",
+        f"outbox_topic_info instance={STANDBY} topic=orders owner=basket tier=critical delivery=at_least_once": "_x5 1x15",
+    }, {15: []}, values=[(15, 'count(outbox:lag:seconds{topic="orders"})', {"{}": 1})])
+    s.add("the volume will be full in four hours", 100, {"outbox_table_bytes table=message": "10000000000+400000000x100"},
+          {8: [], 20: ["OutboxVolumeFull page"], 75: ["OutboxVolumeFull page"]})
+    s.add("an at-most-once topic loses one message in a hundred", 30, {
+        "outbox_messages_total topic=pulse outcome=dropped": "0+6x30",
+    }, {4: [], 10: ["OutboxAtMostOnceLoss ticket topic=pulse"]})
+    s.add("one lost message in four hundred is within the objective", 30, {
+        "outbox_messages_total topic=pulse outcome=dropped": "0+1.5x30",
+    }, {29: []})
+
+    # Error budget. Rates over six hours need six hours; each branch of the alerts is shown alone.
+    s.add("fast branch: two percent fail for an hour, and it is over five minutes after the repair", 150, {
+        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 60), (12, 60), (0, 30)),
+    }, {118: ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"],
+        145: ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    s.add("a topic of a low tier burns, and nobody is woken", 150, {
+        "outbox_messages_total topic=clicks outcome=expired": steps((0, 60), (200, 60), (0, 30)),
+    }, {118: ["OutboxDeliveryErrorBudgetBurn ticket topic=clicks", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=clicks"],
+        149: ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=clicks"]})
+    s.add("a few failures of a quiet topic wake nobody", 150, {
+        "outbox_messages_total topic=mail outcome=delivered": "0x150",
+        "outbox_attempts_total topic=mail": "0x150",
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0x119 7x31",
+    }, {121: ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    s.add("losses of at-most-once topics do not burn this budget, and decisions of operators none", 150, {
+        "outbox_messages_total topic=pulse outcome=dropped": steps((0, 60), (1, 90)),
+        "outbox_messages_total topic=mail outcome=discarded": steps((0, 60), (12, 90)),
+    }, {118: []})
+    s.add("fast branch of latency: nine in ten are slow", 150, {
+        "outbox_delivery_seconds_bucket topic=mail le=5": steps((582, 60), (60, 60), (600, 30)),
+    }, {118: ["OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"],
+        140: ["OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
+    return s
+
+
+def days():
+    """Steps of ten minutes; rates over five minutes are empty here."""
+    s = Scenarios(10)
+    hours = lambda h: h * 60
+    at = lambda hour: f"0x{hour * 6} "
+    s.add("ages just below their thresholds", hours(48), {
+        # As of hour 40.
+        "outbox_oldest_dead_letter_timestamp_seconds": f"{3600 * 20}x288",
+        "outbox_oldest_blocked_key_timestamp_seconds": f"0x200 {3600 * 40 - 2400}x88",
+        "outbox_oldest_transaction_timestamp_seconds": f"0x200 {3600 * 40 - 2400}x88",
+        "outbox_oldest_slot_timestamp_seconds": f"{3600 * 8}x288",
+        "outbox_certificate_expiry_timestamp_seconds": f"{3600 * 40 + 15 * 86400}x288",
+        "outbox_reconcile_last_success_timestamp_seconds": f"{3600}x288",
+        # A hundred times the budget for an hour, long ago.
+        "outbox_leader_transitions_total": "1x288",
+    }, {hours(40): []})
+    s.add("dead letters and blocked keys that nobody looks at", hours(48), {
+        "outbox_oldest_dead_letter_timestamp_seconds": f"{3600 * 10}x288",
+        "outbox_oldest_blocked_key_timestamp_seconds": f"{3600 * 38}x288",
+    }, {hours(33): [], hours(38): ["OutboxDeadLettersOld ticket"],
+        hours(40): ["OutboxDeadLettersOld ticket", "OutboxBlockedKeysOld ticket"]})
+    s.add("an old transaction and a slot that stays", hours(48), {
+        "outbox_oldest_transaction_timestamp_seconds": f"{3600 * 38}x288",
+        "outbox_oldest_slot_timestamp_seconds": f"{3600 * 2}x288",
+    }, {hours(37): [], hours(38) + 20: [], hours(38) + 40: ["OutboxSlotNotEmptied ticket"],
+        hours(40): ["OutboxOldTransaction ticket", "OutboxSlotNotEmptied ticket"]})
+    s.add("reconciliation has never run", hours(52), {"outbox_reconcile_last_success_timestamp_seconds": "0x312"},
+          {hours(47): [], hours(48) + 40: [], hours(50): ["OutboxReconcileStale ticket"]})
+    s.add("a certificate expires in thirteen days; a relay without one does not hide it", hours(24), {
+        f"outbox_certificate_expiry_timestamp_seconds instance={LEADER}": f"{14 * 86400 + 3600}x144",
+    }, {60: [], hours(2): ["OutboxCertificateExpiring ticket"]})
+    slow_page = {
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0+48x60",
+    }
+    s.add("page branch of six hours: 0.8 percent", hours(10), slow_page, {
+        hours(8): ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    s.add("the same share of a low tier is within its budget", hours(10), {
+        "outbox_messages_total topic=clicks outcome=dead_lettered": "0+48x60",
+    }, {hours(8): []})
+    s.add("a critical topic has half the budget", hours(10), {
+        "outbox_messages_total topic=orders outcome=dead_lettered": "0+24x60",
+    }, {hours(8): ["OutboxDeliveryErrorBudgetBurn page topic=orders", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=orders"]})
+    s.add("ticket branch of a day: 0.4 percent, over two hours after the repair", hours(32), {
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0+24x144 3456x48",
+    }, {hours(23): ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"],
+        # The branch of three days still sees six hours of it.
+        hours(31): []})
+    s.add("ticket branch of three days: 0.2 percent", hours(80), {
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0+12x480",
+    }, {hours(78): ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    s.add("0.08 percent for days is within the budget", hours(80), {
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0+4.8x480",
+    }, {hours(78): []})
+    s.add("an hour of two percent is over for the six hour branch when its half hour is clean", hours(20), {
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0x72 0+600x6 3600x60",
+    }, {hours(13): ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"],
+        hours(14): ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    s.add("half an hour of half a percent is too little for six hours", hours(20), {
+        "outbox_messages_total topic=mail outcome=dead_lettered": "0x100 0+60x3 180x30",
+    }, {hours(17) + 10: []})
+    s.add("page branch of six hours of latency: two in five are slow", hours(10), {
+        "outbox_delivery_seconds_bucket topic=mail le=5": "0+3600x60",
+    }, {hours(8): ["OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
+    s.add("ticket branch of a day of latency: one in five is slow", hours(32), {
+        "outbox_delivery_seconds_bucket topic=mail le=5": "0+4800x144 691200+6000x48",
+    }, {hours(23): ["OutboxLatencyBudgetBurnSlow ticket topic=mail"], hours(31): []})
+    s.add("ticket branch of three days of latency: seven in a hundred are slow", hours(80), {
+        "outbox_delivery_seconds_bucket topic=mail le=5": "0+5580x480",
+    }, {hours(78): ["OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
+    return s
+
+
+class Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data):
+        return True
+
+
+def files():
+    head = "# Generated by deploy/monitoring/scenarios.py; change that and run `make rules`.\n"
+    plain = lambda document: {**document, "tests": [
+        {key: value for key, value in test.items() if key != "changed"} for test in document["tests"]]}
+    dump = lambda document: head + yaml.dump(plain(document), Dumper=Dumper, sort_keys=False, width=10_000)
+    return {HERE / "rules_test.yml": dump(minutes().document()), HERE / "rules_days_test.yml": dump(days().document())}
+
+
+def main():
+    """Writes the files; with --check only compares them."""
+    for path, content in files().items():
+        if sys.argv[1:] == ["--check"]:
+            if not path.exists() or path.read_text() != content:
+                sys.exit(f"{path.name} is not what scenarios.py says: run `make rules` and commit it")
+        else:
+            path.write_text(content)
+
+
+if __name__ == "__main__":
+    main()
