@@ -306,6 +306,13 @@ def minutes():
         "outbox_delivery_seconds_bucket topic=mail le=5": steps((582, 60), (60, 60), (600, 30)),
     }, {118: ["OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"],
         140: ["OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
+    s.add("fast branch alone: one in five fails for five minutes, after hours without a failure", 420, {
+        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 400), (150, 5), (0, 15)),
+    }, {405: ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"],
+        412: ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    s.add("two minutes of one in seven are too little for the hour", 420, {
+        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 400), (100, 2), (0, 18)),
+    }, {402: []})
     return s
 
 
