@@ -41,6 +41,7 @@ const QUESTIONS: &[(&str, &[&str])] = &[
             "outbox_blocked_keys",
             "outbox_oldest_blocked_key_timestamp_seconds",
             "outbox_topic_lane",
+            "outbox_topic_setting_drift",
             "outbox_reading_stopped",
             "outbox_deferred_limit",
         ],
