@@ -1,6 +1,6 @@
 -- 0010 replay and reconcile: published rows go out again, and somebody compares receipts with the topics.
--- Makes: outbox.ledger.replayed, outbox.deferred.replay and dead_letter.replay, outbox.reconciliation, the functions replay,
---        is_replayable and note_reconciliation, settle and fix_times anew, and requests of the kinds replay and repair.
+-- Makes: outbox.ledger.replayed, outbox.deferred.replay and dead_letter.replay, outbox.ring.emptied_to, outbox.reconciliation, the
+--        functions replay, is_replayable, is_wanted and note_reconciliation, empty_slot, settle and fix_times anew, and requests of the kinds replay and repair.
 -- Locks: outbox.ledger, deferred, dead_letter and request for an instant.
 -- oldest binary: 0.1.0
 
@@ -126,6 +126,41 @@ begin atomic
 end;
 comment on function outbox.replay(jsonb, text, text, int, boolean, interval) is
     'Asks the relay to send published rows again, to their topic or to another one: {"ids": [..]}, {"from_id": .., "until_id": ..}, {"written_from": .., "written_until": ..}, {"topic": ..}, {"key": ..}, with "max". Returns the request.';
+
+-- Slots need not go in order of age, so what is left may have holes: from here on it is whole.
+alter table outbox.ring add column emptied_to bigint not null default 0;
+comment on column outbox.ring.emptied_to is 'The highest id that has gone with its slot (ring message): of the rows up to it some are no longer there.';
+
+-- Whether a replay that is open has still to come to rows with ids from first_id to last_id.
+create function outbox.is_wanted(first_id bigint, last_id bigint) returns boolean
+language sql stable
+return exists (
+    select from outbox.request r
+     where r.state in ('asked', 'running') and r.kind in ('replay', 'repair') and is_wanted.last_id > r.last_id
+       and (r.expires_at is null or r.expires_at > clock_timestamp())
+       and case when r.filter ? 'ids'
+                then is_wanted.last_id >= (select min(i::bigint) from jsonb_array_elements_text(r.filter -> 'ids') i)
+                     and is_wanted.first_id <= (select max(i::bigint) from jsonb_array_elements_text(r.filter -> 'ids') i)
+                else is_wanted.last_id >= coalesce((r.filter ->> 'from_id')::bigint, 0)
+                     and is_wanted.first_id <= coalesce((r.filter ->> 'until_id')::bigint, is_wanted.first_id) end);
+comment on function outbox.is_wanted(bigint, bigint) is 'Whether an open replay has still to come to rows between these ids.';
+
+-- A slot of messages goes with a note of its highest id, and not while a replay wants its rows: one may have been asked for since the
+-- slot was looked at. Only that is put into the function.
+do $$
+begin
+    execute replace(pg_get_functiondef('outbox.empty_slot(bigint, uuid, text, int, pg_snapshot, timestamptz)'::regprocedure),
+        E'\n    execute format(''truncate table only outbox.%I'', child);\n',
+        E'\n    if p_ring = ''message'' then\n'
+        '        execute format(''select coalesce(outbox.is_wanted(min(m.id), max(m.id)), false) from outbox.%I m'', child) into found_row;\n'
+        '        if found_row then\n'
+        '            return ''held'';\n'
+        '        end if;\n'
+        '        execute format(''update outbox.ring set emptied_to = greatest(emptied_to, (select coalesce(max(m.id), 0) from outbox.%I m))''\n'
+        '                       '' where ring = ''''message'''''', child);\n'
+        '    end if;\n'
+        '    execute format(''truncate table only outbox.%I'', child);\n');
+end $$;
 
 -- What a comparison of the receipts with the topics has found. The relay exports the newest one.
 create table outbox.reconciliation (

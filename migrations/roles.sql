@@ -90,8 +90,8 @@ begin
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
             ('outbox_reader', 'select on outbox.request'),
             ('outbox_relay', 'select on outbox.reconciliation'),
-            ('outbox_reader', 'select on outbox.quota'),
-            ('outbox_admin', 'select on outbox.quota'),
+            ('outbox_reader', 'select on outbox.quota, outbox.ring'),
+            ('outbox_admin', 'select on outbox.quota, outbox.ring'),
             ('outbox_reader', 'select on outbox.reconciliation'),
             -- Whether a position has passed a row.
             ('outbox_reader', 'select (txid) on outbox.message'),

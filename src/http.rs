@@ -135,7 +135,6 @@ mod tests {
         let server = serve(listen, Arc::new(Metrics::new()), Arc::clone(&health)).expect("a free port");
         let _read = health.running(Loop::Read);
         check(&server, "/livez", "200 OK", "read: ok");
-        check(&server, "/startupz", "200 OK", "read: ok");
         check(&server, "/readyz", "503 Service Unavailable", "postgres: not reached yet");
         health.reached(Condition::Postgres);
         health.reached(Condition::Kafka);

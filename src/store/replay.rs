@@ -89,7 +89,7 @@ pub struct RowCount {
 /// What retention has left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Horizon {
-    /// The oldest row: its id and when it was written (RFC 3339). None: there is none.
+    /// The row from which on nothing has been removed: its id and when it was written (RFC 3339). None: there is none.
     pub first: Option<(i64, String)>,
     /// Rows that the filter may mean have been removed.
     pub removed: bool,
@@ -101,7 +101,7 @@ impl Horizon {
     /// Why the request cannot be carried out as it is, if that is so.
     pub fn refusal(&self) -> Option<String> {
         let from = match &self.first {
-            Some((id, at)) => format!("what is left begins with id {id}, written at {at}"),
+            Some((id, at)) => format!("everything is there from id {id} on, written at {at}"),
             None => "no row is left".to_owned(),
         };
         match &*self.missing {

@@ -287,9 +287,10 @@ END) NOT VALID
     CREATE UNIQUE INDEX request_pkey ON outbox.request USING btree (id)
 sequence outbox.request_id_seq owner outbox_owner
 table outbox.ring owner outbox_owner
-    rights outbox_relay=r/outbox_owner
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
     ring text not null
     width integer not null default 14400
+    emptied_to bigint not null default 0
     constraint ring_pkey PRIMARY KEY (ring)
     constraint ring_ring_check CHECK ((ring = ANY (ARRAY['message'::text, 'ledger'::text, 'attempt'::text])))
     constraint ring_width_check CHECK ((width > 0))
@@ -331,6 +332,8 @@ function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition 
     rights outbox_producer=X/outbox_owner
 function outbox.is_sendable(topic text, event_id uuid, headers jsonb, partition integer, deliver_after timestamp with time zone, expires_at timestamp with time zone, key bytea) returns boolean language plpgsql immutable parallel safe owner outbox_owner
     rights outbox_producer=X/outbox_owner
+function outbox.is_wanted(first_id bigint, last_id bigint) returns boolean language sql stable parallel unsafe owner outbox_owner
+    rights outbox_relay=X/outbox_owner
 function outbox.note_reconciliation(cause text, begun_at timestamp with time zone, from_id bigint, until_id bigint, missing bigint, duplicates bigint, report jsonb) returns bigint language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.pause(topic text, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner

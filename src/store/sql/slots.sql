@@ -7,13 +7,7 @@ select s.slot, first.id as first_id, extract(epoch from first.created_at)::doubl
        pg_total_relation_size(format('outbox.message_%s', s.slot)::regclass) as bytes,
        s.slot = floor(extract(epoch from clock_timestamp()) / r.width)::bigint % 8 as in_use,
        extract(epoch from clock_timestamp())::double precision as now,
-       exists (select from outbox.request r
-                where r.state in ('asked', 'running') and r.kind in ('replay', 'repair') and last.id > r.last_id
-                  and (r.expires_at is null or r.expires_at > clock_timestamp())
-                  and case when r.filter ? 'ids' then last.id >= (select min(i::bigint) from jsonb_array_elements_text(r.filter -> 'ids') i)
-                                                      and first.id <= (select max(i::bigint) from jsonb_array_elements_text(r.filter -> 'ids') i)
-                           else last.id >= coalesce((r.filter ->> 'from_id')::bigint, 0)
-                                and first.id <= coalesce((r.filter ->> 'until_id')::bigint, first.id) end) as held
+       coalesce(outbox.is_wanted(first.id, last.id), false) as held
   from generate_series(0, 7) as s (slot)
        join outbox.ring r on r.ring = 'message'
        left join lateral (select m.id, m.created_at from outbox.message m where m.slot = s.slot order by m.id limit 1) first on true
