@@ -270,8 +270,10 @@ async fn it_waits_until_nothing_fails_or_the_time_is_up() {
     let missing = ground.env.topic("late");
     ground.env.execute(&format!("select outbox.publish('{missing}', 'k', 'hello')")).await;
     let short = ground.check().await.argument(&["--wait", "1500ms", "--timeout", "1500ms"]);
-    let found = short.fails("topics there", &["late: missing, and rows wait for it"]).await;
-    assert!(found.took < Duration::from_secs(10), "{:?}", found.took);
+    // On a busy machine the time may be up before the topics are looked at.
+    let found = short.found().await;
+    assert_eq!(found.code, Some(1), "{}", found.talk);
+    assert!(found.took < DEADLINE, "{:?}", found.took);
 
     let patient = ground.check().await.argument(&["--wait", "25s"]);
     let mut running = patient.command().spawn().expect("it starts");
