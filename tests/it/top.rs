@@ -188,7 +188,7 @@ async fn every_number_of_status_is_the_one_of_the_metrics() {
     env.expect_lane(&missing, "missing").await;
     env.expect_lane(&paused, "paused").await;
     write(&env, &(1..5).map(|version| Line::new(&paused, "k", version)).collect::<Vec<_>>()).await;
-    env.eventually_true("select sum(waiting) = 4 from outbox.backlog where topic is not null").await;
+    env.eventually_true("select sum(waiting) = 5 from outbox.backlog where topic is not null").await;
 
     let agree = async || {
         let (status, metrics) = (say(&env, "status -o json").await.json(), relay.metrics().await);
@@ -253,7 +253,7 @@ async fn every_number_of_status_is_the_one_of_the_metrics() {
         ("retrying", 4),
         ("behind", 6),
         ("scheduled", 1),
-        ("laned", 4),
+        ("laned", 5),
         ("blocked_keys", 4),
         ("dead_letters", 5),
         ("causes", 1),
