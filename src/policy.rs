@@ -285,9 +285,8 @@ impl Policies {
 
     /// Topics that are named in full: by a pattern that is no more than a name, or as the place of dead letters.
     pub fn topics(&self) -> Vec<&str> {
-        let globs =
-            self.rules.iter().map(|(glob, _)| glob.as_str()).filter(|glob| !glob.contains(['*', '?']));
-        globs.chain(self.rules.iter().filter_map(|(_, change)| change.dead_letter_topic.as_deref())).collect()
+        let copies = self.rules.iter().filter_map(|(_, change)| change.dead_letter_topic.as_deref());
+        self.names().chain(copies).collect()
     }
 
     /// The topics that rules name in full.
