@@ -202,7 +202,8 @@ fn say(term: &Term, cause: &'static str, report: &Report) {
         return;
     }
     term.metrics.loss_incidents.inc();
-    let first_id = report.missing_ids.first();
+    let first_id =
+        [&report.missing_ids, &report.unaccounted_ids, &report.altered_ids].into_iter().flatten().next();
     tracing::error!(
         cause,
         from_id,
