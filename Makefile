@@ -109,15 +109,34 @@ rules: target/python/ready ## writes and tests the alert rules: what fires when,
 manifests: target/python/ready ## checks deploy/kubernetes against three versions of Kubernetes and its own list
 	@target/python/bin/python3 deploy/kubernetes/check.py
 
+.PHONY: guard
+guard: servers ## what a row costs in instructions, buffers and WAL, against tests/guard/figures.json: a minute
+	@scripts/setup.sh guard
+	@cargo test $(CARGO_FLAGS) --test guard
+
 .PHONY: bench
-bench: servers ## the relay against librdkafka alone, and its latency: some minutes
+bench: servers ## the relay, librdkafka alone and a plain relay in turns: a quarter of an hour (MATRIX=all: hours)
 	@cargo bench $(CARGO_FLAGS) --bench relay
 
+target/debezium/fetched: deploy/debezium/pom.xml | setup
+	@echo "debezium: fetching its jars with Maven into $(@D)/lib" >&2
+	@rm -rf $(@D)/lib
+	@mvn -q -B -Dstyle.color=never -f $< -Ddebezium.lib=$(CURDIR)/$(@D)/lib package
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: servers target/debezium/fetched ## the same with Debezium's outbox router among them
+	@cargo bench $(CARGO_FLAGS) --bench relay
+
+.PHONY: bench-flat
+bench-flat: servers ## long backlogs, held snapshots, open writers, floods: an hour and 12 GB of disk (PARTS='snapshot flood')
+	@cargo bench $(CARGO_FLAGS) --bench relay -- flat $(PARTS)
+
 .PHONY: bench-failures
-bench-failures: servers ## what healthy rows lose while others fail: a quarter of an hour
-	@cargo bench $(CARGO_FLAGS) --bench relay -- failures
+bench-failures: servers ## what healthy rows lose while others fail: a quarter of an hour (PARTS='missing latency')
+	@cargo bench $(CARGO_FLAGS) --bench relay -- failures $(PARTS)
 
 .PHONY: clean
 clean: ## removes everything built and fetched
 	@cargo clean
-	@rm -rf target/kafka target/kafka-* target/postgres target/python
+	@rm -rf target/kafka target/kafka-* target/debezium target/postgres target/python target/bench

@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh              what every target needs
 #   scripts/setup.sh compose      the compose tool as well, to check docker-compose.yml
+#   scripts/setup.sh guard        valgrind as well, which counts instructions
 set -euo pipefail
 exec </dev/null
 export DEBIAN_FRONTEND=noninteractive
@@ -52,6 +53,7 @@ look() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv 'checks rules, dashboards and manifests'
     { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'
     has mvn || want maven 'fetches Apache Kafka'
+    [[ ${1:-} != guard ]] || has valgrind || want valgrind 'counts the instructions that a row takes'
     [[ ${1:-} != compose ]] || has_compose || want docker-compose 'checks docker-compose.yml, without an engine'
 }
 

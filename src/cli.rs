@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and the help that a newcomer reads first. It decides nothing.
 
+pub mod bench;
 pub mod bundle;
 pub mod check;
 pub mod examples;
@@ -12,6 +13,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use self::bench::BenchOptions;
 use self::bundle::DebugCommand;
 use self::check::CheckOptions;
 use self::operate::{
@@ -35,7 +37,8 @@ Examples:
   outbox-relay dlq requeue --topic orders     send the dead letters of a topic again
   outbox-relay topics pause orders --for 30m  let a topic stand still for a while
   outbox-relay reconcile --from 2h            is everything of the last two hours in Kafka?
-  outbox-relay replay --topic orders --from 2h  send what was written in the last two hours again";
+  outbox-relay replay --topic orders --from 2h  send what was written in the last two hours again
+  outbox-relay bench --dry-run                how many messages a second would go through here?";
 
 /// What it is, how it is used by example, then what there is.
 const HELP: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
@@ -145,6 +148,13 @@ pub enum Command {
     /// The copies carry their event ids and the header outbox-replay with the number of the request. They go in order within each
     /// key and before later messages of it. What retention.published has removed cannot be sent again.
     Replay(ReplayOptions),
+    /// How many messages a second this Postgres, this Kafka and this relay sustain, how fast, and what limits them
+    ///
+    /// Makes a topic of its own and writes marked messages at rising rates until they no longer arrive as fast as they are written;
+    /// then deletes both. The leading relay publishes them; if none leads and nothing waits, one is started for as long as
+    /// it takes. Other messages are not touched, but wait behind these while a step is more than the relay can do.
+    #[command(after_help = bench::EXIT_CODES)]
+    Bench(BenchOptions),
     /// Dead letters: see what failed, send it again, or give it up
     #[command(subcommand)]
     Dlq(DlqCommand),

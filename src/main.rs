@@ -71,7 +71,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::start(&LogConfig { format: LogFormat::Text, level })?;
             block_on(ops::run(config, command))
         }
-        command @ Command::Reconcile(_) => {
+        command @ (Command::Reconcile(_) | Command::Bench(_)) => {
             let config = load(file)?;
             let level = Targets::new().with_default(LevelFilter::WARN);
             telemetry::start(&LogConfig { format: LogFormat::Text, level })?;

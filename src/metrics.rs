@@ -4,6 +4,7 @@
 //! its topic from first sight, and beyond [`TOPICS_MAX`] topics the rest shares one.
 
 mod labels;
+mod load;
 mod series;
 mod topic;
 
@@ -22,6 +23,7 @@ pub use labels::{
     AttemptResult, BacklogState, BrokerLink, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label,
     Operation, Outcome, RedeliveryCause, StopCause, Table, TopicSetting,
 };
+pub use load::Load;
 pub use series::{Kind, SERIES, Series};
 pub use topic::TopicMetrics;
 

@@ -5,165 +5,17 @@
 
 use std::time::{Duration, Instant};
 
-use outbox_relay::servers::{PrivateKafka, PrivatePostgres};
-use sqlx::PgPool;
-
-use crate::relay_process::Relay;
-use crate::{create_topic, latency, prepare, set_limit, setting};
+use crate::bed::{Bed, Large, NONE};
+use crate::drain::Ground;
+use crate::figures::Figures;
+use crate::topics::set_limit;
+use crate::{setting, topics};
 
 /// A row above this is known to be too large before it is sent; such rows are a bit larger.
 const MAX_ROW: &str = "4096";
 /// A limit above 64 kB, so that the topic goes through the main producer, and rows above it.
 const LIMIT: &str = "70000";
 const ABOVE_LIMIT: usize = 80_000;
-
-/// Every so many rows one that is larger, of so many keys.
-#[derive(Clone, Copy)]
-struct Large {
-    every: i64,
-    keys: i64,
-    bytes: usize,
-}
-
-const NONE: Large = Large { every: i64::MAX, keys: 1, bytes: 0 };
-
-/// One database, one topic of healthy rows, one relay.
-struct Bed {
-    pool: PgPool,
-    name: String,
-    url: String,
-    brokers: String,
-    relay: Option<Relay>,
-}
-
-impl Bed {
-    /// Makes them, and lets a first few rows through.
-    async fn make(ground: &Ground, name: String, settings: &[(&str, &str)]) -> Bed {
-        prepare(&ground.postgres, &name).await;
-        create_topic(ground.kafka.brokers(), &name, 12);
-        let url = ground.postgres.url(&name);
-        let pool = PgPool::connect(&url).await.expect("connect");
-        let mut bed = Bed { pool, name, url, brokers: ground.kafka.brokers(), relay: None };
-        bed.start(settings);
-        bed.flow(20_000, NONE).await;
-        bed
-    }
-
-    fn start(&mut self, settings: &[(&str, &str)]) {
-        self.relay = Some(Relay::start_with(&self.url, self.brokers.clone(), settings));
-    }
-
-    /// Rows of a topic, of ten thousand keys, all visible at once; some of them large, and those of keys of their own.
-    async fn write(&self, topic: &str, rows: i64, large: Large) {
-        let Large { every, keys, bytes } = large;
-        let sql = "
-            insert into outbox.message (topic, key, payload)
-            select $1, convert_to(case when n % $4 = 0 then 'large-' || n / $4 % $5 else 'customer-' || n % 10000 end, 'UTF8'),
-                   case when n % $4 = 0 then $3 else convert_to(rpad(n::text, 240, 'x'), 'UTF8') end
-              from generate_series(1, $2) n";
-        // No compression makes it small.
-        let mut noise = vec![0_u8; bytes];
-        rand::Rng::fill(&mut rand::rng(), &mut noise[..]);
-        let query = sqlx::query(sql).bind(topic).bind(rows).bind(noise).bind(every).bind(keys);
-        query.execute(&self.pool).await.expect("insert");
-    }
-
-    /// Another relay takes over.
-    async fn start_again(&mut self, settings: &[(&str, &str)]) {
-        self.relay = None;
-        self.start(settings);
-        self.flow(1000, NONE).await;
-    }
-
-    /// 200 rows a second for 20 seconds, in a topic of their own.
-    async fn latency(&self) -> latency::Latency {
-        let topic = format!("latency_{}", self.name);
-        create_topic(self.brokers.clone(), &topic, 12);
-        latency::measure(&self.pool, self.brokers.clone(), &topic, 200, 20).await
-    }
-
-    async fn one(&self, sql: &str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a number")
-    }
-
-    async fn until(&self, what: &str, sql: &str) {
-        let deadline = Instant::now() + Duration::from_secs(600);
-        while self.one(&format!("select ({sql})::int::bigint")).await == 0 {
-            assert!(Instant::now() < deadline, "{what}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Main's position.
-    async fn high(&self) -> i64 {
-        self.one("select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1")
-            .await
-    }
-
-    /// Waits until main has passed every row there is.
-    async fn passed_all(&self) {
-        let last = self.one("select max(id) from outbox.message").await;
-        let deadline = Instant::now() + Duration::from_secs(600);
-        while self.high().await < last {
-            assert!(Instant::now() < deadline, "main gets to the end");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Writes rows to the healthy topic and waits until main has settled them. Rows a second.
-    async fn flow(&self, rows: i64, large: Large) -> f64 {
-        self.write(&self.name, rows, large).await;
-        let began = Instant::now();
-        self.passed_all().await;
-        rows as f64 / began.elapsed().as_secs_f64()
-    }
-
-    /// The heads of some keys are too large, and rows wait behind each.
-    async fn block(&self, topic: &str, keys: i64, rows: i64) {
-        let sql = "
-            insert into outbox.message (topic, key, payload)
-            select $1, convert_to('k' || n % $2, 'UTF8'),
-                   convert_to(rpad(n::text, case when n < $2 then 5000 else 240 end, 'x'), 'UTF8')
-              from generate_series(0, $2 * $3 - 1) n order by n";
-        sqlx::query(sql).bind(topic).bind(keys).bind(rows).execute(&self.pool).await.expect("insert");
-        self.until("they are deferred", &format!("select count(*) = {} from outbox.deferred", keys * rows))
-            .await;
-    }
-
-    fn peak(&self) -> f64 {
-        self.relay.as_ref().expect("it runs").peak_megabytes()
-    }
-}
-
-/// The servers.
-pub struct Ground {
-    pub postgres: PrivatePostgres,
-    pub kafka: PrivateKafka,
-}
-
-/// A figure of each round.
-#[derive(Default)]
-struct Figures(Vec<(String, &'static str, Vec<f64>)>);
-
-impl Figures {
-    fn note(&mut self, name: &str, unit: &'static str, value: f64) {
-        eprintln!("  {name}: {value:.2} {unit}");
-        match self.0.iter_mut().find(|(known, ..)| known == name) {
-            Some((_, _, values)) => values.push(value),
-            None => self.0.push((name.to_owned(), unit, vec![value])),
-        }
-    }
-
-    fn print(mut self) {
-        println!("| | median | spread |\n|---|---|---|");
-        for (name, unit, values) in &mut self.0 {
-            values.sort_by(f64::total_cmp);
-            let digits = if values[0] < 100.0 { 2 } else { 0 };
-            let (low, middle, high) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-            println!("| {name}, {unit} | {middle:.digits$} | {low:.digits$} – {high:.digits$} |");
-        }
-    }
-}
 
 const CAREFUL: [(&str, &str); 1] = [("OUTBOX_RELAY__RELAY__MAX_ROW_BYTES", MAX_ROW)];
 const COMPRESSED: [(&str, &str); 1] = [("OUTBOX_RELAY__KAFKA__PROPERTIES", "compression.type=lz4")];
@@ -172,14 +24,14 @@ const COMPRESSED: [(&str, &str); 1] = [("OUTBOX_RELAY__KAFKA__PROPERTIES", "comp
 pub async fn run(ground: &Ground, named: &[String]) {
     let rows = setting("OUTBOX_RELAY_BENCH_ROWS", 300_000) as i64;
     let wants = |what: &str| named.is_empty() || named.iter().any(|name| name == what);
-    let mut figures = Figures::default();
+    let mut figures = Figures::new("failures", "Healthy rows of 240 B beside others that fail");
     for round in 1..=setting("OUTBOX_RELAY_BENCH_ROUNDS", 3) {
         eprintln!("round {round}");
         let name = |what: &str| format!("{what}_{round}");
         let bed = Bed::make(ground, name("clean"), &CAREFUL).await;
         let clean = bed.flow(rows, NONE).await;
-        figures.note("clean", "rows/s", clean);
-        figures.note("clean, peak memory", "MB", bed.peak());
+        figures.note("", "clean", "rows/s", clean);
+        figures.note("", "clean, peak memory", "MB", bed.peak());
         drop(bed);
         if wants("missing") {
             missing(&Bed::make(ground, name("missing"), &CAREFUL).await, rows, clean, &mut figures).await;
@@ -188,6 +40,7 @@ pub async fn run(ground: &Ground, named: &[String]) {
             let bed = Bed::make(ground, name("known"), &CAREFUL).await;
             let known = 0.99 * bed.flow(rows, Large { every: 100, keys: 100, bytes: 5000 }).await;
             figures.note(
+                "",
                 "1 % of the rows on 1 % of the keys known to be too large",
                 "of clean",
                 known / clean,
@@ -198,9 +51,9 @@ pub async fn run(ground: &Ground, named: &[String]) {
         }
         if wants("blocked") {
             let bed = Bed::make(ground, name("blocked"), &CAREFUL).await;
-            create_topic(bed.brokers.clone(), &name("heads"), 1);
+            topics::create(&bed.brokers, &[name("heads").to_owned()], 1);
             bed.block(&name("heads"), 1000, 100).await;
-            figures.note("100,000 blocked rows", "of clean", bed.flow(rows, NONE).await / clean);
+            figures.note("", "100,000 blocked rows", "of clean", bed.flow(rows, NONE).await / clean);
         }
         if wants("outage") {
             outage(ground, rows, &name("outage"), &mut figures).await;
@@ -209,7 +62,7 @@ pub async fn run(ground: &Ground, named: &[String]) {
             latencies(ground, &name, &mut figures).await;
         }
     }
-    figures.print();
+    figures.finish();
 }
 
 /// 500,000 rows of a topic that is missing wait in its lane; then somebody makes it.
@@ -217,21 +70,23 @@ async fn missing(bed: &Bed, rows: i64, clean: f64, figures: &mut Figures) {
     let topic = format!("not-{}", bed.name);
     bed.write(&topic, setting("OUTBOX_RELAY_BENCH_MISSING", 500_000) as i64, NONE).await;
     bed.passed_all().await;
-    figures.note("500,000 rows of a missing topic wait", "of clean", bed.flow(rows, NONE).await / clean);
-    figures.note("500,000 rows of a missing topic wait, peak memory", "MB", bed.peak());
+    figures.note("", "500,000 rows of a missing topic wait", "of clean", bed.flow(rows, NONE).await / clean);
+    figures.note("", "500,000 rows of a missing topic wait, peak memory", "MB", bed.peak());
     let stands = format!("select high from outbox.open_lane where topic = '{topic}'");
     let high = bed.one(&stands).await;
-    create_topic(bed.brokers.clone(), &topic, 12);
+    topics::create(&bed.brokers, &[topic.to_owned()], 12);
     let made = Instant::now();
     // Closed, it has moved as well.
     bed.until("the lane moves", &format!("select coalesce(({stands}) > {high}, true)")).await;
     figures.note(
+        "",
         "the missing topic is made: its first rows are settled after",
         "s",
         made.elapsed().as_secs_f64(),
     );
     bed.until("the lane closes", "select not exists (select from outbox.open_lane)").await;
     figures.note(
+        "",
         "the missing topic is made: all its rows are through after",
         "s",
         made.elapsed().as_secs_f64(),
@@ -258,8 +113,8 @@ async fn rejected(ground: &Ground, rows: i64, name: &impl Fn(&str) -> String, fi
             }
             rates.push(bed.flow(rows, large).await * (1.0 - 1.0 / every as f64));
         }
-        figures.note(what, "of clean", rates[1] / clean);
-        figures.note(&format!("{what}; if the topic takes them"), "of clean", rates[0] / clean);
+        figures.note("", what, "of clean", rates[1] / clean);
+        figures.note("", &format!("{what}; if the topic takes them"), "of clean", rates[0] / clean);
     }
 }
 
@@ -284,22 +139,22 @@ async fn outage(ground: &Ground, rows: i64, name: &str, figures: &mut Figures) {
     };
     let reached = seen.iter().zip(seen.iter().skip(10)).find(|pair| rate(*pair) >= 0.9 * clean);
     let reached = reached.map_or(f64::INFINITY, |(from, _)| from.0.as_secs_f64());
-    figures.note("drain of 1,000,000 rows after an outage: at 0.9 of the clean rate after", "s", reached);
+    figures.note("", "drain of 1,000,000 rows after an outage: at 0.9 of the clean rate after", "s", reached);
     let whole = (last - seen[0].1) as f64 / seen[seen.len() - 1].0.as_secs_f64();
-    figures.note("drain of 1,000,000 rows after an outage, as a whole", "of clean", whole / clean);
+    figures.note("", "drain of 1,000,000 rows after an outage, as a whole", "of clean", whole / clean);
 }
 
 /// Commit to consumer at 200 rows a second, alone and beside something that goes on.
 async fn latencies(ground: &Ground, name: &impl Fn(&str) -> String, figures: &mut Figures) {
     let bed = Bed::make(ground, name("quiet"), &CAREFUL).await;
     let quiet = bed.latency().await;
-    figures.note("quiet: commit to consumer, p99", "ms", quiet.p99);
-    figures.note("quiet: insert, p99", "ms", quiet.insert_p99);
+    figures.note("", "quiet: commit to consumer, p99", "ms", quiet.p99);
+    figures.note("", "quiet: insert, p99", "ms", quiet.insert_p99);
     drop(bed);
 
     let bed = Bed::make(ground, name("due"), &[]).await;
     let topic = name("retried");
-    create_topic(bed.brokers.clone(), &topic, 12);
+    topics::create(&bed.brokers, &[topic.to_owned()], 12);
     set_limit(&bed.brokers, &topic, "2000").await;
     bed.block(&topic, 500, 20).await;
     set_limit(&bed.brokers, &topic, "1048576").await;
@@ -311,6 +166,7 @@ async fn latencies(ground: &Ground, name: &impl Fn(&str) -> String, figures: &mu
     };
     let (latency, ()) = tokio::join!(bed.latency(), all_due);
     figures.note(
+        "",
         "10,000 rows due at once: commit to consumer of another topic, p99",
         "of quiet",
         latency.p99 / quiet.p99,
@@ -321,11 +177,13 @@ async fn latencies(ground: &Ground, name: &impl Fn(&str) -> String, figures: &mu
     let bed = Bed::make(ground, name("swept"), &short).await;
     let emptied = bed.latency().await;
     figures.note(
+        "",
         "slots of a second swept and emptied: insert, p99",
         "of quiet",
         emptied.insert_p99 / quiet.insert_p99,
     );
     figures.note(
+        "",
         "slots of a second swept and emptied: commit to consumer, p99",
         "of quiet",
         emptied.p99 / quiet.p99,

@@ -1,16 +1,21 @@
-//! The relay as a process: drains a backlog, or stands there, while its CPU and memory are read from /proc.
+//! The relay as a process: started with these or those settings, and asked for its metrics.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use outbox_relay::servers::free_port;
 use outbox_relay::servers::process::{BoundCommand, Process, Signal};
-use sqlx::PgPool;
 
-use crate::report::Figures;
+use crate::process::{cpu_seconds, peak_megabytes};
 
-/// A relay that leads.
+/// A relay that leads, or will.
 pub struct Relay {
     process: Process,
+    http: String,
+    /// Lives as long as the relay that has read it.
+    _file: Option<tempfile::NamedTempFile>,
 }
 
 impl Relay {
@@ -21,29 +26,65 @@ impl Relay {
 
     /// Starts it with other settings.
     pub fn start_with(url: &str, brokers: String, settings: &[(&str, &str)]) -> Relay {
+        Relay::launch(url, brokers, settings, None)
+    }
+
+    /// Starts it with a configuration file that holds this.
+    pub fn start_with_file(url: &str, brokers: String, settings: &[(&str, &str)], text: &str) -> Relay {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("the file can be written");
+        Relay::launch(url, brokers, settings, Some(file))
+    }
+
+    fn launch(
+        url: &str,
+        brokers: String,
+        settings: &[(&str, &str)],
+        file: Option<tempfile::NamedTempFile>,
+    ) -> Relay {
+        let http = format!("127.0.0.1:{}", free_port().expect("a free port"));
         let mut command = BoundCommand::new(env!("CARGO_BIN_EXE_outbox-relay"), "KILL", None);
+        if let Some(file) = &file {
+            command.command().arg("--config").arg(file.path());
+        }
         command
             .command()
             .arg("run")
             .env("DATABASE_URL", url)
             .env("KAFKA_BROKERS", brokers)
-            .env("OUTBOX_RELAY__HTTP__LISTEN", "127.0.0.1:0")
+            .env("OUTBOX_RELAY__HTTP__LISTEN", &http)
             .env("OUTBOX_RELAY__LOG__LEVEL", "off")
             .envs(settings.iter().copied())
             .stdout(Stdio::null());
-        Relay { process: command.spawn().expect("start the relay") }
+        Relay { process: command.spawn().expect("start the relay"), http, _file: file }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Its peak memory.
     pub fn peak_megabytes(&self) -> f64 {
-        peak_megabytes(self.process.pid())
+        peak_megabytes(self.pid())
     }
 
-    /// Its share of one core while nothing happens.
-    pub async fn idle_share(&self, during: Duration) -> f64 {
-        let before = cpu_seconds(self.process.pid());
+    /// The share of one core that it took in this time.
+    pub async fn cpu_share(&self, during: Duration) -> f64 {
+        let before = cpu_seconds(self.pid());
         tokio::time::sleep(during).await;
-        (cpu_seconds(self.process.pid()) - before) / during.as_secs_f64()
+        (cpu_seconds(self.pid()) - before) / during.as_secs_f64()
+    }
+
+    /// How often it has polled.
+    pub fn polls(&self) -> f64 {
+        let mut stream = TcpStream::connect(&self.http).expect("the relay listens");
+        write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").expect("ask");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let series = "outbox_database_seconds_count{operation=\"poll\"} ";
+        let polls = text.lines().find_map(|line| line.strip_prefix(series)?.parse().ok());
+        polls.expect("the relay counts its polls")
     }
 }
 
@@ -53,51 +94,4 @@ impl Drop for Relay {
         self.process.signal(Signal::TERM);
         self.process.wait(Duration::from_secs(30));
     }
-}
-
-/// Starts a relay on a backlog of `rows` rows; the time runs from its first settlement's read to its last settlement.
-pub async fn drain(url: &str, brokers: String, pool: &PgPool, rows: u64) -> Figures {
-    let high = "select high from outbox.ledger order by epoch desc, seq desc limit 1";
-    let last: i64 =
-        sqlx::query_scalar("select max(id) from outbox.message").fetch_one(pool).await.expect("max id");
-    let first = last - rows as i64;
-    let relay = Relay::start(url, brokers);
-    let mut begun = None;
-    let mut every = tokio::time::interval(Duration::from_millis(10));
-    let deadline = Instant::now() + Duration::from_secs(300);
-    loop {
-        every.tick().await;
-        assert!(Instant::now() < deadline, "the backlog is drained within five minutes");
-        let now: i64 = sqlx::query_scalar(high).fetch_one(pool).await.expect("the position");
-        if now > first && begun.is_none() {
-            // What was settled before the first look is not counted.
-            begun = Some((Instant::now(), now, cpu_seconds(relay.process.pid())));
-        }
-        if now == last {
-            break;
-        }
-    }
-    let (begun, from, cpu) = begun.expect("rows were settled");
-    let measured = (last - from).max(1) as f64;
-    Figures {
-        rows_per_second: measured / begun.elapsed().as_secs_f64(),
-        cpu_seconds_per_million: (cpu_seconds(relay.process.pid()) - cpu) / measured * 1e6,
-        peak_megabytes: peak_megabytes(relay.process.pid()),
-    }
-}
-
-/// User and system time of a process so far.
-pub fn cpu_seconds(pid: u32) -> f64 {
-    /// USER_HZ is 100 on every Linux that we know.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-    let fields: Vec<&str> = stat[stat.rfind(')').expect("a command name") + 2..].split(' ').collect();
-    let ticks = |index: usize| fields[index].parse::<f64>().expect("a number");
-    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
-}
-
-fn peak_megabytes(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    peak.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
 }

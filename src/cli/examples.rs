@@ -88,6 +88,18 @@ pub const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "bench",
+        &[
+            ("bench --dry-run", "what would be written, and to where"),
+            ("bench --yes", "1,000 a second, 2,000, 4,000, … until it is too much"),
+            (
+                "bench --yes --from-rate 200 --to-rate 200 --step 1m -o json",
+                "latency at one rate, for programs",
+            ),
+            ("bench --yes --bytes 10000 --writers 16", "larger messages, more connections"),
+        ],
+    ),
+    (
         "dlq",
         &[
             ("dlq groups", "what messages died of"),

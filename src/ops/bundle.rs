@@ -5,7 +5,7 @@
 //! secret of the configuration that turns up elsewhere is blotted out.
 
 mod archive;
-mod http;
+pub(super) mod http;
 mod private;
 
 use std::fmt::Display;

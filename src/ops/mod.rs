@@ -1,5 +1,6 @@
 //! The operator's commands, one a file. What changes something writes a request and follows it (`carry_out`).
 
+pub mod bench;
 pub mod bundle;
 mod carry_out;
 pub mod check;
@@ -39,6 +40,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
     };
     let mut session = connect(&config).await?;
     let ended = match command {
+        Command::Bench(options) => bench::run(&mut session, &config, options).await,
         Command::Reconcile(options) => reconcile::run(&mut session, &config, options).await,
         Command::Replay(options) => replay::run(&mut session, &config.consumers, options).await,
         Command::Dlq(command) => dlq::run(&mut session, &config.consumers, command).await,

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod backlog;
+pub mod bench;
 mod call;
 pub mod clean;
 pub mod connect;

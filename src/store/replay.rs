@@ -214,6 +214,11 @@ pub async fn horizon(session: &mut Session, filter: &RowFilter) -> Result<Horizo
 /// Ids follow the clock, give or take a moment: so many seconds are left for that.
 pub const SLACK_SECONDS: f64 = 60.0;
 
+/// The highest id that is left; 0: no row is.
+pub async fn last_id(session: &mut Session) -> Result<i64, StoreError> {
+    session.value("look for the newest row", session.call(include_str!("sql/last_id.sql"))).await
+}
+
 /// The lowest id of the rows written at `time` (as Postgres reads it) and so many seconds, or later; behind the newest one if there
 /// is none. A few dozen index probes, however many rows there are.
 pub async fn first_id_since(session: &mut Session, time: &str, seconds: f64) -> Result<i64, StoreError> {
@@ -221,8 +226,7 @@ pub async fn first_id_since(session: &mut Session, time: &str, seconds: f64) -> 
     let failed = |error| StoreError::from_sqlx(WHAT, error);
     let call = session.call(include_str!("sql/unix_seconds.sql")).bind(time.to_owned());
     let since: f64 = session.value::<f64>(WHAT, call).await? + seconds;
-    let call = session.call(include_str!("sql/last_id.sql"));
-    let (mut low, mut high) = (0, session.value::<i64>(WHAT, call).await?.saturating_add(1));
+    let (mut low, mut high) = (0, last_id(session).await?.saturating_add(1));
     while low < high {
         let middle = low + (high - low) / 2;
         let found =

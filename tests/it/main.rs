@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod barrier;
+mod bench;
 mod brake;
 mod bundle;
 mod canary;

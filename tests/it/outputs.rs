@@ -2,7 +2,7 @@
 //!
 //! `OUTBOX_RELAY_GOLDEN=write` writes the golden file anew, to be looked at in the diff.
 
-mod schema;
+pub mod schema;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -108,6 +108,10 @@ async fn every_document_is_as_its_schema_says() {
     let mut compared = command(&env, "admin_login", &["reconcile", "--all", "-o", "json"]);
     let compared = Said::of(compared.env("KAFKA_BROKERS", &brokers).output().await.expect("it starts"));
     check("reconcile", compared.json());
+    let small = ["bench", "--yes", "--from-rate", "20", "--to-rate", "40", "--step", "1s", "-o", "json"];
+    let mut measured = command(&env, "postgres", &small);
+    let measured = Said::of(measured.env("KAFKA_BROKERS", &brokers).output().await.expect("it starts"));
+    check("bench", measured.json());
     let mut looked = command(&env, "relay_login", &["check", "-o", "json"]);
     let looked = Said::of(looked.env("KAFKA_BROKERS", &brokers).output().await.expect("it starts"));
     check("check", looked.json());
