@@ -12,6 +12,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::figures::Figures;
+use crate::topics::patiently;
 
 /// How a contender is written to, and what its records call the event id.
 #[derive(Clone, Copy)]
@@ -38,6 +39,7 @@ pub struct Latency {
     pub p95: f64,
     pub p99: f64,
     pub p999: f64,
+    pub slowest: f64,
     /// Of the insert with its commit, as the producer sees it.
     pub insert_p99: f64,
 }
@@ -113,6 +115,7 @@ async fn commits(
         p95: at(&mut times, 0.95),
         p99: at(&mut times, 0.99),
         p999: at(&mut times, 0.999),
+        slowest: at(&mut times, 1.0),
         insert_p99: at(&mut inserts, 0.99),
     }
 }
@@ -134,9 +137,7 @@ fn consume(
         .expect("a consumer");
     let mut partitions = TopicPartitionList::new();
     for partition in 0..12 {
-        let (_, end) = consumer
-            .fetch_watermarks(topic, partition, Duration::from_secs(10))
-            .expect("the partition is there");
+        let (_, end) = patiently(|| consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)));
         partitions.add_partition_offset(topic, partition, Offset::Offset(end)).expect("an offset");
     }
     consumer.assign(&partitions).expect("assign");

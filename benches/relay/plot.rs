@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::figures::Line;
 
 const ROW: usize = 26;
-const LEFT: usize = 430;
+const LEFT: usize = 600;
 const WIDTH: usize = 420;
 
 /// All of one unit, one below the other.

@@ -9,16 +9,46 @@ use sqlx::PgPool;
 use crate::drain::{Beside, Drained, Ground, measure};
 use crate::figures::Figures;
 use crate::peer::{self, Connect};
-use crate::relay_process::Relay;
+use crate::relay_process::Relay as Process;
 use crate::topics::{self, Ends};
-use crate::workload::{KILOBYTE, Workload, all};
+use crate::workload::{BAR, KILOBYTE, Workload, all};
 use crate::{alone, plain, postgres, prepare, setting, steady};
+use Contender::{Alone, Bare, Debezium, Plain, Relay, Skip};
 
 const DATABASE: &str = "bench";
 /// What `on_failure = "block"` costs is what a relay without it saves.
 const SKIP: &str = "[[topic]]\nmatch = \"*\"\non_failure = \"skip\"\n";
 /// Rows before the rounds: a JVM compiles what runs often.
 const WARM_UP: u64 = 300_000;
+
+/// Who takes part.
+#[derive(Clone, Copy, PartialEq)]
+enum Contender {
+    Relay,
+    /// librdkafka with the relay's headers.
+    Alone,
+    /// librdkafka without any.
+    Bare,
+    /// The relay without order policy `block`.
+    Skip,
+    Plain,
+    Debezium,
+}
+
+const CONTENDERS: [Contender; 6] = [Relay, Alone, Bare, Skip, Plain, Debezium];
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Relay => "relay",
+            Alone => "librdkafka alone, three headers",
+            Bare => "librdkafka alone, no headers",
+            Skip => "relay, on_failure = skip",
+            Plain => "plain relay",
+            Debezium => "Debezium",
+        }
+    }
+}
 
 /// Debezium, and its Postgres.
 struct Peer {
@@ -55,21 +85,30 @@ pub async fn run(ground: &Ground) {
     sqlx::raw_sql(plain::TABLE).execute(&pool).await.expect("make the plain relay's table");
     let about = format!("{rows} rows of 240 B, {rounds} rounds, fsync on");
     let mut contest = Contest { ground, pool, url, peer: None, figures: Figures::new("bench", &about) };
+    eprintln!("warming the broker up");
+    let (topics, _) = contest.topics(&BAR, "warm");
+    let brokers = ground.kafka.brokers();
+    tokio::task::block_in_place(|| alone::run(&brokers, &topics, &BAR, WARM_UP.min(rows), true));
     for workload in all() {
         for round in 1..=rounds {
             eprintln!("{}: round {round} of {rounds}", workload.name);
-            contest.round(&workload, workload.rows(rows)).await;
+            contest.round(&workload, workload.rows(rows), round as usize - 1).await;
         }
     }
     eprintln!("1 kB rows");
-    let (topics, ends) = contest.topics(&KILOBYTE, "memory");
-    contest.relay(&KILOBYTE, KILOBYTE.rows(rows), &topics, &ends, "relay", None).await;
+    contest.relay(&KILOBYTE, KILOBYTE.rows(rows), Relay.name(), None).await;
     let Contest { pool, peer, mut figures, .. } = contest;
-    eprintln!("little traffic");
-    steady::measure(ground, DATABASE, &pool, &mut figures, true).await;
-    if let Some(peer) = peer {
-        steady::of_peer(&peer.connect, &peer.pool, ground.kafka.brokers(), &mut figures).await;
+    for round in 1..=rounds {
+        eprintln!("200 rows a second: round {round} of {rounds}");
+        steady::latencies(ground, DATABASE, &pool, &mut figures).await;
+        if let Some(peer) = &peer {
+            steady::latency_of_peer(&peer.pool, ground.kafka.brokers(), &mut figures).await;
+        }
     }
+    if let Some(peer) = peer {
+        steady::idle_peer(&peer.connect, &mut figures).await;
+    }
+    steady::little(ground, DATABASE, &pool, &mut figures).await;
     figures.finish();
 }
 
@@ -81,44 +120,46 @@ impl Contest<'_> {
         (topics, ends)
     }
 
-    /// Each contender once.
-    async fn round(&mut self, workload: &Workload, rows: u64) {
-        let (topics, ends) = self.topics(workload, "relay");
-        let relay = self.relay(workload, rows, &topics, &ends, "relay", None).await;
-        let brokers = self.ground.kafka.brokers();
-        let (topics, _) = self.topics(workload, "alone");
-        for (headers, contender) in
-            [(true, "librdkafka alone, three headers"), (false, "librdkafka alone, no headers")]
-        {
-            let run = || alone::run(&brokers, &topics, workload, rows, headers);
-            let alone = tokio::task::block_in_place(run);
-            alone.note(&mut self.figures, workload.name, contender);
-            let ratio = relay.rows_per_second / alone.rows_per_second;
-            self.figures.note(workload.name, &format!("relay, of {contender}"), "ratio", ratio);
+    /// Each contender once. Who begins changes from round to round, so that nobody always finds a warm or a busy machine.
+    async fn round(&mut self, workload: &Workload, rows: u64, number: usize) {
+        let jars = peer::jars();
+        let mut order: Vec<Contender> =
+            CONTENDERS.into_iter().filter(|who| *who != Debezium || jars.is_some()).collect();
+        let places = order.len();
+        order.rotate_left(number % places);
+        let mut rates = Vec::new();
+        for who in order {
+            let drained = match who {
+                Relay => self.relay(workload, rows, who.name(), None).await,
+                Skip => self.relay(workload, rows, who.name(), Some(SKIP)).await,
+                Alone | Bare => self.alone(workload, rows, who),
+                Plain => self.plain(workload, rows).await,
+                Debezium => self.debezium(jars.as_deref().expect("they are there"), workload, rows).await,
+            };
+            rates.push((who, drained.rows_per_second));
         }
-        let (topics, ends) = self.topics(workload, "relay");
-        let skip = self.relay(workload, rows, &topics, &ends, "relay, on_failure = skip", Some(SKIP)).await;
-        let ratio = relay.rows_per_second / skip.rows_per_second;
-        self.figures.note(workload.name, "relay, of the same with on_failure = skip", "ratio", ratio);
-        self.plain(workload, rows).await;
-        if let Some(jars) = peer::jars() {
-            let peer = self.debezium(&jars, workload, rows).await;
-            let ratio = relay.rows_per_second / peer.rows_per_second;
-            self.figures.note(workload.name, "relay, of Debezium", "ratio", ratio);
+        let rate = |who| rates.iter().find(|(one, _)| *one == who).map(|(_, rate)| *rate);
+        let relay = rate(Relay).expect("it took part");
+        for who in CONTENDERS {
+            if let Some(rate) = rate(who).filter(|_| who != Relay) {
+                self.figures.note(workload.name, &format!("relay, of {}", who.name()), "ratio", relay / rate);
+            }
         }
     }
 
+    fn alone(&mut self, workload: &Workload, rows: u64, who: Contender) -> Drained {
+        let (topics, _) = self.topics(workload, "alone");
+        let brokers = self.ground.kafka.brokers();
+        let run = || alone::run(&brokers, &topics, workload, rows, who == Alone);
+        let drained = tokio::task::block_in_place(run);
+        drained.note(&mut self.figures, workload.name, who.name());
+        drained
+    }
+
     /// Drained when everything is settled.
-    async fn relay(
-        &mut self,
-        workload: &Workload,
-        rows: u64,
-        topics: &[String],
-        ends: &Ends,
-        name: &str,
-        file: Option<&str>,
-    ) -> Drained {
-        workload.fill(&self.pool, &workload.outbox_insert(), topics, rows).await;
+    async fn relay(&mut self, workload: &Workload, rows: u64, name: &str, file: Option<&str>) -> Drained {
+        let (topics, ends) = self.topics(workload, "relay");
+        workload.fill(&self.pool, &workload.outbox_insert(), &topics, rows).await;
         let last: i64 = sqlx::query_scalar("select max(id) from outbox.message")
             .fetch_one(&self.pool)
             .await
@@ -129,8 +170,8 @@ impl Contest<'_> {
             compression.iter().map(|text| ("OUTBOX_RELAY__KAFKA__PROPERTIES", text.as_str())).collect();
         let brokers = self.ground.kafka.brokers();
         let relay = match file {
-            Some(text) => Relay::start_with_file(&self.url, brokers, &settings, text),
-            None => Relay::start_with(&self.url, brokers, &settings),
+            Some(text) => Process::start_with_file(&self.url, brokers, &settings, text),
+            None => Process::start_with(&self.url, brokers, &settings),
         };
         // A topic that floods is read in a lane while main has passed its rows.
         let settled = "select (select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1) >= $1
@@ -139,10 +180,10 @@ impl Contest<'_> {
         let is_settled =
             async || sqlx::query_scalar(settled).bind(last).fetch_one(&pool).await.expect("a boolean");
         let about = (&mut self.figures, workload.name, name);
-        measure(self.ground.both(), &self.pool, (ends, before, rows), relay.pid(), is_settled, about).await
+        measure(self.ground.both(), &self.pool, (&ends, before, rows), relay.pid(), is_settled, about).await
     }
 
-    async fn plain(&mut self, workload: &Workload, rows: u64) {
+    async fn plain(&mut self, workload: &Workload, rows: u64) -> Drained {
         let (topics, ends) = self.topics(workload, "plain");
         // Half of them: it is slow, and no quicker with more.
         let rows = (rows / 2).max(1);
@@ -152,10 +193,12 @@ impl Contest<'_> {
         let marked = "select not exists (select from public.plain_outbox where published_at is null)";
         let pool = self.pool.clone();
         let is_done = async || sqlx::query_scalar(marked).fetch_one(&pool).await.expect("a boolean");
-        let about = (&mut self.figures, workload.name, "plain relay");
-        measure(self.ground.both(), &self.pool, (&ends, before, rows), relay.pid(), is_done, about).await;
+        let about = (&mut self.figures, workload.name, Plain.name());
+        let drained =
+            measure(self.ground.both(), &self.pool, (&ends, before, rows), relay.pid(), is_done, about).await;
         relay.kill();
         sqlx::raw_sql("truncate public.plain_outbox").execute(&self.pool).await.expect("truncate");
+        drained
     }
 
     async fn debezium(&mut self, jars: &Path, workload: &Workload, rows: u64) -> Drained {
@@ -175,7 +218,7 @@ impl Contest<'_> {
         workload.fill(&peer.pool, &peer::insert(workload), &topics, rows).await;
         let before = tokio::task::block_in_place(|| ends.count());
         peer.connect.resume();
-        let about = (&mut self.figures, workload.name, "Debezium");
+        let about = (&mut self.figures, workload.name, Debezium.name());
         let of = (&ends, before, rows);
         let ground = Beside { postgres: &peer.postgres, kafka: &self.ground.kafka };
         let drained = measure(ground, &peer.pool, of, peer.connect.pid(), async || true, about).await;

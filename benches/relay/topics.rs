@@ -1,6 +1,6 @@
 //! Topics of the benchmark, and how many records they hold.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -36,6 +36,18 @@ pub async fn set_limit(brokers: &str, topic: &str, bytes: &str) {
     }
 }
 
+/// A broker hears of a new topic, and that it leads it, a moment after it was made. Blocks.
+pub fn patiently<T, E: std::fmt::Display>(mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) if Instant::now() > deadline => panic!("the broker does not answer: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
 /// Counts the records of topics: one question for all partitions.
 pub struct Ends {
     consumer: BaseConsumer,
@@ -59,8 +71,8 @@ impl Ends {
 
     /// Records ever written to them.
     pub fn count(&self) -> u64 {
-        let found = self.consumer.offsets_for_times(self.asked.clone(), Duration::from_secs(10));
-        let found = found.expect("the broker answers");
+        let ask = || self.consumer.offsets_for_times(self.asked.clone(), Duration::from_secs(10));
+        let found = patiently(ask);
         found
             .elements()
             .iter()
