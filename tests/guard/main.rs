@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use outbox_relay::servers::{KafkaOptions, PostgresOptions, PrivateKafka, PrivatePostgres};
 
+use sqlx::{Connection, PgConnection};
+
 use self::drain::Cost;
 use self::figures::Figures;
 
@@ -44,6 +46,12 @@ async fn guard() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let ground = ground();
+    let mut admin = PgConnection::connect(&ground.postgres.url("postgres")).await.expect("connect");
+    // Part of Postgres' own contrib modules, which Debian installs with the server.
+    sqlx::query("create extension pg_stat_statements")
+        .execute(&mut admin)
+        .await
+        .expect("create the extension");
     let small = drain::backlog(&ground, "guard_small", SMALL).await;
     let large = drain::backlog(&ground, "guard_large", LARGE).await;
     eprintln!("guard: {SMALL} rows: {small:?}\nguard: {LARGE} rows: {large:?}");
@@ -52,7 +60,8 @@ async fn guard() -> ExitCode {
     let measured = [
         ("relay_instructions_per_row", per_row(|cost| cost.relay)),
         ("kafka_client_instructions_per_row", per_row(|cost| cost.client)),
-        ("buffers_per_row", per_row(|cost| cost.buffers)),
+        ("buffers_per_thousand_rows_to_read", 1000.0 * per_row(|cost| cost.read)),
+        ("buffers_per_thousand_rows_to_mark", 1000.0 * per_row(|cost| cost.marked)),
         ("wal_bytes_per_row_in_bulk", per_row(|cost| cost.wal)),
         ("wal_bytes_per_row_at_200_a_second", trickle),
     ];
@@ -81,6 +90,7 @@ fn ground() -> Ground {
             set("checkpoint_timeout", "1h"),
             set("max_wal_size", "4GB"),
             set("full_page_writes", "off"),
+            set("shared_preload_libraries", "pg_stat_statements"),
         ],
         ..PostgresOptions::default()
     });
