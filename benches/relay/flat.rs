@@ -11,10 +11,9 @@ use crate::bed::{Bed, NONE};
 use crate::drain::Ground;
 use crate::figures::Figures;
 use crate::relay_process::Relay;
-use crate::steady::touched;
 use crate::topics::Ends;
 use crate::workload::BAR;
-use crate::{latency, prepare, setting, topics};
+use crate::{latency, prepare, setting, steady, topics};
 
 /// Of a row with its indexes, its record and its share of the ledger.
 const BYTES_A_ROW: u64 = 1200;
@@ -114,7 +113,7 @@ async fn backlog(ground: &Ground, figures: &mut Figures) {
         until(&ends, published).await;
     }
     let workload = format!("{published} rows published");
-    polls(&pool, "flat", &relay, &workload, figures).await;
+    polls(ground, &pool, "flat", &workload, figures).await;
 }
 
 fn records(ends: &Ends) -> u64 {
@@ -136,18 +135,18 @@ fn rate(seen: &[(Instant, u64)], from: u64, until: u64) -> f64 {
     (last.1 - first.1) as f64 / (last.0 - first.0).as_secs_f64().max(0.001)
 }
 
-/// Buffers of a poll: of all that a relay asks while nothing comes, and while a row comes at a time.
-async fn polls(pool: &PgPool, database: &str, relay: &Relay, workload: &str, figures: &mut Figures) {
-    for (what, rows) in [("idle", 0), ("a row at a time", 1000)] {
-        let (polls, buffers) = (relay.polls(), touched(pool, database).await);
+/// Buffers of a poll while nothing comes, and while a row comes at a time.
+async fn polls(ground: &Ground, pool: &PgPool, database: &str, workload: &str, figures: &mut Figures) {
+    for (name, rows) in [("relay, a poll when idle", 0), ("relay, a poll while single rows come", 1000)] {
+        let before = steady::polls(ground, database).await;
+        let mut every = tokio::time::interval(Duration::from_millis(5));
         for _ in 0..rows {
+            every.tick().await;
             let insert = "insert into outbox.message (topic, key, payload) values ('flat-0', 'k', 'x')";
             sqlx::query(insert).execute(pool).await.expect("insert");
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let (polls, buffers) = (relay.polls() - polls, touched(pool, database).await - buffers);
-        let name = format!("all that a relay asks and producers write, {what}, by the poll");
-        figures.note(workload, &name, "buffers", buffers / polls.max(1.0));
+        tokio::time::sleep(Duration::from_secs(if rows == 0 { 10 } else { 0 })).await;
+        steady::note_polls(before, steady::polls(ground, database).await, figures, workload, name);
     }
 }
 
@@ -176,8 +175,7 @@ async fn snapshot(ground: &Ground, figures: &mut Figures) {
 async fn writers(ground: &Ground, figures: &mut Figures) {
     topics::create(&ground.kafka.brokers(), &["flat-0".to_owned()], 12);
     let bed = Bed::make(ground, "writers".to_owned(), &[]).await;
-    let relay = bed.relay.as_ref().expect("it runs");
-    polls(&bed.pool, "writers", relay, "no open writer", figures).await;
+    polls(ground, &bed.pool, "writers", "no open writer", figures).await;
     let mut open = Vec::new();
     for _ in 0..100 {
         let mut writer = PgConnection::connect(&bed.url).await.expect("connect");
@@ -186,7 +184,7 @@ async fn writers(ground: &Ground, figures: &mut Figures) {
         sqlx::raw_sql(write).execute(&mut writer).await.expect("the writer may write");
         open.push(writer);
     }
-    polls(&bed.pool, "writers", relay, "100 open writers", figures).await;
+    polls(ground, &bed.pool, "writers", "100 open writers", figures).await;
 }
 
 /// The latency of a topic while the backlog of another one drains.

@@ -71,9 +71,19 @@ fn servers() -> Ground {
     Ground { postgres, kafka: kafka.expect("Kafka starts; make kafka fetches it") }
 }
 
+/// Debian installs the module that counts with the server; a Postgres from elsewhere may lack it, and would not start.
+fn counts_statements() -> bool {
+    std::env::var_os("OUTBOX_RELAY_POSTGRES_BIN").is_none()
+}
+
 fn postgres(more: &[(&str, &str)]) -> PrivatePostgres {
     let settings = [("shared_buffers", "512MB"), ("max_wal_size", "8GB")];
-    let settings = settings.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let counting = counts_statements().then_some(("shared_preload_libraries", "pg_stat_statements"));
+    let settings = settings
+        .iter()
+        .chain(&counting)
+        .chain(more)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let options = PostgresOptions { fsync: true, settings: settings.collect(), ..PostgresOptions::default() };
     PrivatePostgres::start(options).expect("Postgres starts; make setup installs it")
 }

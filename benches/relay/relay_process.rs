@@ -1,11 +1,9 @@
-//! The relay as a process: started with these or those settings, and asked for its metrics.
+//! The relay as a process, started with these or those settings.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
-use outbox_relay::servers::free_port;
 use outbox_relay::servers::process::{BoundCommand, Process, Signal};
 
 use crate::process::{cpu_seconds, peak_megabytes};
@@ -13,7 +11,6 @@ use crate::process::{cpu_seconds, peak_megabytes};
 /// A relay that leads, or will.
 pub struct Relay {
     process: Process,
-    http: String,
     /// Lives as long as the relay that has read it.
     _file: Option<tempfile::NamedTempFile>,
 }
@@ -42,7 +39,6 @@ impl Relay {
         settings: &[(&str, &str)],
         file: Option<tempfile::NamedTempFile>,
     ) -> Relay {
-        let http = format!("127.0.0.1:{}", free_port().expect("a free port"));
         let mut command = BoundCommand::new(env!("CARGO_BIN_EXE_outbox-relay"), "KILL", None);
         if let Some(file) = &file {
             command.command().arg("--config").arg(file.path());
@@ -52,11 +48,11 @@ impl Relay {
             .arg("run")
             .env("DATABASE_URL", url)
             .env("KAFKA_BROKERS", brokers)
-            .env("OUTBOX_RELAY__HTTP__LISTEN", &http)
+            .env("OUTBOX_RELAY__HTTP__LISTEN", "127.0.0.1:0")
             .env("OUTBOX_RELAY__LOG__LEVEL", "off")
             .envs(settings.iter().copied())
             .stdout(Stdio::null());
-        Relay { process: command.spawn().expect("start the relay"), http, _file: file }
+        Relay { process: command.spawn().expect("start the relay"), _file: file }
     }
 
     /// Its process id.
@@ -74,17 +70,6 @@ impl Relay {
         let before = cpu_seconds(self.pid());
         tokio::time::sleep(during).await;
         (cpu_seconds(self.pid()) - before) / during.as_secs_f64()
-    }
-
-    /// How often it has polled.
-    pub fn polls(&self) -> f64 {
-        let mut stream = TcpStream::connect(&self.http).expect("the relay listens");
-        write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").expect("ask");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        let series = "outbox_database_seconds_count{operation=\"poll\"} ";
-        let polls = text.lines().find_map(|line| line.strip_prefix(series)?.parse().ok());
-        polls.expect("the relay counts its polls")
     }
 }
 

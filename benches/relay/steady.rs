@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::drain::Ground;
 use crate::figures::Figures;
@@ -56,7 +56,7 @@ pub async fn little(ground: &Ground, database: &str, pool: &PgPool, figures: &mu
     let (url, brokers) = (ground.postgres.url(database), ground.kafka.brokers());
     // A fresh one: what the ones before have needed at full speed is no matter of an idle one.
     let relay = Relay::start(&url, brokers.clone());
-    idle(ground, database, pool, &relay, figures).await;
+    idle(ground, database, &relay, figures).await;
     figures.note(WORKLOAD, "relay, peak memory when idle", "MB", relay.peak_megabytes());
     let rows = setting("OUTBOX_RELAY_BENCH_SPORADIC", 2);
     if rows > 0 {
@@ -73,16 +73,15 @@ pub async fn little(ground: &Ground, database: &str, pool: &PgPool, figures: &mu
 }
 
 /// Nothing comes for a while.
-async fn idle(ground: &Ground, database: &str, pool: &PgPool, relay: &Relay, figures: &mut Figures) {
+async fn idle(ground: &Ground, database: &str, relay: &Relay, figures: &mut Figures) {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let pid = ground.postgres.pid().expect("it runs");
-    let (polls, buffers, postgres) = (relay.polls(), touched(pool, database).await, tree_cpu_seconds(pid));
+    let (before, postgres) = (polls(ground, database).await, tree_cpu_seconds(pid));
     let share = relay.cpu_share(IDLE).await;
     let postgres = (tree_cpu_seconds(pid) - postgres) / IDLE.as_secs_f64();
-    let (polls, buffers) = (relay.polls() - polls, touched(pool, database).await - buffers);
     figures.note(WORKLOAD, "relay, idle", "% of a core", share * 100.0);
     figures.note(WORKLOAD, "Postgres beside an idle relay", "% of a core", postgres * 100.0);
-    figures.note(WORKLOAD, "all that an idle relay asks, by the poll", "buffers", buffers / polls.max(1.0));
+    note_polls(before, polls(ground, database).await, figures, WORKLOAD, "relay, a poll when idle");
 }
 
 /// WAL in a database of its own: of marks and cleaning in bulk, and of marks at 200 rows a second, where it is all that is written less
@@ -151,10 +150,30 @@ async fn since(pool: &PgPool, before: String) -> f64 {
     sqlx::query_scalar(since).bind(before).fetch_one(pool).await.expect("a difference")
 }
 
-/// Buffers that Postgres touched in a database, as far as its backends have reported.
-pub async fn touched(pool: &PgPool, database: &str) -> f64 {
-    // A backend that rests reports what it has done ten seconds later at the latest.
-    tokio::time::sleep(Duration::from_secs(11)).await;
-    let touched = "select (blks_hit + blks_read)::float8 from pg_stat_database where datname = $1";
-    sqlx::query_scalar(touched).bind(database).fetch_one(pool).await.expect("a number")
+/// Executions of the relay's poll in a database so far, and the buffers that they have touched; `None`: nobody counts.
+pub async fn polls(ground: &Ground, database: &str) -> Option<(f64, f64)> {
+    if !crate::counts_statements() {
+        return None;
+    }
+    let mut admin = PgConnection::connect(&ground.postgres.url("postgres")).await.expect("connect");
+    let extension = "create extension if not exists pg_stat_statements";
+    sqlx::query(extension).execute(&mut admin).await.expect("Postgres' contrib modules are installed");
+    let counted = "select coalesce(sum(s.calls), 0)::float8, coalesce(sum(s.shared_blks_hit + s.shared_blks_read), 0)::float8
+                     from pg_stat_statements s join pg_database d on d.oid = s.dbid
+                    where d.datname = $1 and s.query like '%with facts as materialized%'";
+    Some(sqlx::query_as(counted).bind(database).fetch_one(&mut admin).await.expect("two numbers"))
+}
+
+/// Buffers of a poll between two looks.
+pub fn note_polls(
+    before: Option<(f64, f64)>,
+    after: Option<(f64, f64)>,
+    figures: &mut Figures,
+    workload: &str,
+    name: &str,
+) {
+    if let Some(((calls, buffers), (calls_after, buffers_after))) = before.zip(after) {
+        let each = (buffers_after - buffers) / (calls_after - calls).max(1.0);
+        figures.note(workload, name, "buffers", each);
+    }
 }

@@ -49,7 +49,7 @@ impl Figures {
             let verdict = if off.abs() <= *tolerance { "ok" } else { "FAILED" };
             failed += usize::from(verdict == "FAILED");
             println!(
-                "{verdict:<6} {name}: {value:.1}, committed {figure:.1}, {:+.1} % of {:.0} % allowed",
+                "{verdict:<6} {name}: {value:.1}, committed {figure:.1}, {:+.1} % of {:.1} % allowed",
                 off * 100.0,
                 tolerance * 100.0
             );
