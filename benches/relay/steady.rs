@@ -72,6 +72,41 @@ pub async fn little(ground: &Ground, database: &str, pool: &PgPool, figures: &mu
     wal(ground, figures).await;
 }
 
+/// More than single rows: `outbox-relay bench` writes at these rates, 50 rows a transaction, and starts a relay of its own.
+pub async fn loads(ground: &Ground, database: &str, figures: &mut Figures) {
+    for rate in ["1000", "5000", "20000"] {
+        let arguments = [
+            "bench",
+            "--yes",
+            "--step",
+            "20s",
+            "--per-transaction",
+            "50",
+            "--max-rows",
+            "10000000",
+            "-o",
+            "json",
+        ];
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+        command.args(arguments).args(["--from-rate", rate, "--to-rate", rate]);
+        command
+            .env("DATABASE_URL", ground.postgres.url(database))
+            .env("KAFKA_BROKERS", ground.kafka.brokers());
+        let output = command.output().await.expect("outbox-relay bench starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a document");
+        let step = &document["steps"][0];
+        let name = format!("relay at {rate} rows/s");
+        for (field, share) in [("p50_ms", "p50"), ("p95_ms", "p95"), ("p99_ms", "p99"), ("p999_ms", "p99.9")]
+        {
+            let ms = step[field].as_f64().unwrap_or(f64::NAN);
+            figures.note("steady load, 50 rows a transaction", &format!("{name}, {share}"), "ms", ms);
+        }
+        let arrived = step["delivered_rate"].as_f64().unwrap_or(f64::NAN);
+        figures.note("steady load, 50 rows a transaction", &format!("{name}, arrived"), "rows/s", arrived);
+    }
+}
+
 /// Nothing comes for a while.
 async fn idle(ground: &Ground, database: &str, relay: &Relay, figures: &mut Figures) {
     tokio::time::sleep(Duration::from_secs(3)).await;

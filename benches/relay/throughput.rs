@@ -12,7 +12,7 @@ use crate::peer::{self, Connect};
 use crate::relay_process::Relay as Process;
 use crate::topics::{self, Ends};
 use crate::workload::{BAR, KILOBYTE, Workload, all};
-use crate::{alone, plain, postgres, prepare, setting, steady};
+use crate::{alone, plain, postgres, prepare, setting, steady, workload};
 use Contender::{Alone, Bare, Debezium, Plain, Relay, Skip};
 
 const DATABASE: &str = "bench";
@@ -107,6 +107,9 @@ pub async fn run(ground: &Ground) {
     }
     if let Some(peer) = peer {
         steady::idle_peer(&peer.connect, &mut figures).await;
+    }
+    if workload::is_everything() {
+        steady::loads(ground, DATABASE, &mut figures).await;
     }
     steady::little(ground, DATABASE, &pool, &mut figures).await;
     figures.finish();

@@ -44,9 +44,14 @@ pub const BAR: Workload = Workload {
 /// Rows for the bound of memory.
 pub const KILOBYTE: Workload = Workload { name: "1 kB", bytes: 1000, share: 0.5, ..BAR };
 
+/// `MATRIX=all`: everything, which takes hours.
+pub fn is_everything() -> bool {
+    std::env::var("MATRIX").is_ok_and(|text| text == "all")
+}
+
 /// The bar, and with `MATRIX=all` everything that differs from it in one thing.
 pub fn all() -> Vec<Workload> {
-    if std::env::var("MATRIX").is_ok_and(|text| text == "all") {
+    if is_everything() {
         vec![
             BAR,
             Workload { name: "100 B", bytes: 100, ..BAR },
