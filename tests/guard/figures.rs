@@ -3,18 +3,42 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// By name.
+/// By name, and what they were measured with.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Figures(BTreeMap<String, Figure>);
+pub struct Figures {
+    figures: BTreeMap<String, Figure>,
+    measured_with: Versions,
+}
+
+/// What figures depend on beside our code: another compiler counts other instructions, another server other buffers and WAL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Major version.
+    postgres: i32,
+    /// As `rustc --version` says it.
+    rustc: String,
+}
+
+impl Versions {
+    /// Those that are here.
+    pub fn here(server_version_num: i32) -> Versions {
+        let output = Command::new("rustc").arg("--version").output().expect("cargo comes with rustc");
+        let rustc = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Versions { postgres: server_version_num / 10_000, rustc }
+    }
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Figure {
     figure: f64,
     /// How far off it may be, as a part of it.
     tolerance: f64,
+    /// … with another compiler or server than it was measured with.
+    elsewhere: f64,
 }
 
 impl Figures {
@@ -32,19 +56,28 @@ impl Figures {
     }
 
     /// Takes what was measured for the figures from now on.
-    pub fn take(&mut self, measured: &[(&str, f64)]) {
+    pub fn take(&mut self, measured: &[(&str, f64)], here: Versions) {
+        self.measured_with = here;
         for (name, value) in measured {
-            self.0.get_mut(*name).unwrap_or_else(|| panic!("{name} has no tolerance")).figure =
+            self.figures.get_mut(*name).unwrap_or_else(|| panic!("{name} has no tolerance")).figure =
                 (value * 10.0).round() / 10.0;
         }
     }
 
     /// Prints a line for each and returns how many are too far off.
-    pub fn judge(&self, measured: &[(&str, f64)]) -> usize {
+    pub fn judge(&self, measured: &[(&str, f64)], here: &Versions) -> usize {
         let mut failed = 0;
+        let is_elsewhere = *here != self.measured_with;
+        if is_elsewhere {
+            println!(
+                "measured with {:?}, here is {here:?}: only coarse changes can be seen",
+                self.measured_with
+            );
+        }
         for (name, value) in measured {
-            let Figure { figure, tolerance } =
-                self.0.get(*name).unwrap_or_else(|| panic!("{name} has no figure"));
+            let Figure { figure, tolerance, elsewhere } =
+                self.figures.get(*name).unwrap_or_else(|| panic!("{name} has no figure"));
+            let tolerance = if is_elsewhere { elsewhere } else { tolerance };
             let off = value / figure - 1.0;
             let verdict = if off.abs() <= *tolerance { "ok" } else { "FAILED" };
             failed += usize::from(verdict == "FAILED");
