@@ -333,6 +333,12 @@ def resources():
               "(min by (job) (outbox_certificate_expiry_timestamp_seconds > 0)) - time() < 14 * 86400",
               "A certificate that the relay presents to Postgres or Kafka expires within two weeks.",
               "The certificate of {{ $labels.job }} expires in {{ $value | humanizeDuration }}."),
+        alert("OutboxTopicSettingsDrifted", "ticket", f"""
+              (max by (job, topic, setting) (outbox_topic_setting_drift) == 1)
+              {INFO}
+              """,
+              "A setting of a topic changed behind the relay's back, or can lose records.",
+              "{{ $labels.setting }} of topic {{ $labels.topic }} ({{ $labels.job }}) is not what the leader saw first.", wait="15m"),
         alert("OutboxConfigurationsDiffer", "ticket",
               "count by (job) (count by (job, digest) (outbox_config_info)) > 1",
               "Relays of one outbox run with different configurations: a takeover would change behaviour.",

@@ -268,6 +268,10 @@ def minutes():
     }, {8: [], 12: ["OutboxDeadLettersNew ticket topic=mail"], 30: []})
     s.add("messages need more tries", 40, {"outbox_attempts_total result=rejected": steps((72, 9), (156, 31))},
           {9: [], 22: [], 34: ["OutboxRetryStorm ticket"]})
+    s.add("somebody shortens a topic's retention, and puts another one back in time", 40, {
+        "outbox_topic_setting_drift topic=orders setting=retention_ms": "0x5 1x35",
+        "outbox_topic_setting_drift topic=clicks setting=partitions": "0x5 1x10 0x25",
+    }, {18: [], 22: ["OutboxTopicSettingsDrifted ticket topic=orders setting=retention_ms"]})
     s.add("two configurations", 40, {f"outbox_config_info instance={STANDBY}": "_x40",
                                      f"outbox_config_info instance={STANDBY} digest=y": "1x40"},
           {28: [], 32: ["OutboxConfigurationsDiffer ticket"]})
