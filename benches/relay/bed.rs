@@ -85,13 +85,15 @@ impl Bed {
         }
     }
 
-    /// Main's position.
+    /// How far the healthy topic is settled: to main's position, or to its lane's while it has one. Beside another topic a backlog is
+    /// a flood, is read in a lane, and main passes its rows long before they are sent.
     pub async fn high(&self) -> i64 {
-        self.one("select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1")
-            .await
+        let main = "select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1";
+        let lane = format!("select high from outbox.open_lane where topic = '{}'", self.name);
+        self.one(&format!("select least(({main}), ({lane}))")).await
     }
 
-    /// Waits until main has passed every row there is.
+    /// Waits until every row of the healthy topic is settled, and main has passed all others.
     pub async fn passed_all(&self) {
         let last = self.one("select max(id) from outbox.message").await;
         let deadline = Instant::now() + Duration::from_secs(3600);
@@ -101,7 +103,7 @@ impl Bed {
         }
     }
 
-    /// Writes rows to the healthy topic and waits until main has settled them. Rows a second.
+    /// Writes rows to the healthy topic and waits until they are settled. Rows a second.
     pub async fn flow(&self, rows: i64, large: Large) -> f64 {
         self.write(&self.name, rows, large).await;
         let began = Instant::now();

@@ -62,7 +62,7 @@ async fn backlog(ground: &Ground, figures: &mut Figures) {
     prepare(&ground.postgres, "flat").await;
     let url = ground.postgres.url("flat");
     let pool = PgPool::connect(&url).await.expect("connect");
-    // Two topics: one alone would be read in a lane, as a flood.
+    // Two topics in turns: neither fills the pages alone, so neither is read in a lane as a flood.
     let names = ["flat-0".to_owned(), "flat-1".to_owned()];
     topics::create(&ground.kafka.brokers(), &names, 12);
     let two = crate::workload::Workload { topics: 2, ..BAR };
