@@ -66,7 +66,7 @@ impl Connect {
         };
         let worker = file("worker.properties", worker(brokers, &rest, directory.path()));
         let connector = file("connector.properties", connector(port, database));
-        let logging = file("log4j2.properties", LOGGING.to_owned());
+        let logging = file("log4j2.properties", outbox_relay::servers::kafka::LOGGING.to_owned());
         let log =
             std::fs::File::create(directory.path().join("connect.log")).expect("the log can be written");
         let mut command = BoundCommand::new("java", "KILL", None);
@@ -182,13 +182,3 @@ fn connector(port: u16, database: &str) -> String {
          producer.override.enable.idempotence=true\n"
     )
 }
-
-const LOGGING: &str = "\
-status=error
-appender.console.type=Console
-appender.console.name=console
-appender.console.layout.type=PatternLayout
-appender.console.layout.pattern=%d{HH:mm:ss.SSS} %-5p %c{1}: %m%n
-rootLogger.level=warn
-rootLogger.appenderRef.console.ref=console
-";

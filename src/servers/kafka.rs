@@ -403,8 +403,8 @@ impl Drop for PrivateKafka {
     }
 }
 
-/// Warnings, and the one line by which we know that the broker is up.
-const LOGGING: &str = "\
+/// Warnings, and the one line by which we know that the broker is up: a configuration of log4j 2.
+pub const LOGGING: &str = "\
 status=error
 appender.console.type=Console
 appender.console.name=console
