@@ -20,8 +20,8 @@ use self::ground::Ground;
 use self::limit::Watch;
 use self::load::Load;
 use self::report::{Report, Step};
-use super::print;
 use super::talk::{agreed, say};
+use super::{http, print, status};
 use crate::cli::bench::BenchOptions;
 use crate::config::Config;
 use crate::daemon;
@@ -31,8 +31,6 @@ use crate::store::inspect::{self, Overview};
 
 /// Before the first step that counts: connections, plans and caches.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// What a leader that is silent for so many `lease.ttl` is no leader any more.
-const SILENT: f64 = 3.0;
 /// A rate counts as sustained if what is on its way at the end of a step is no more than was written in this time.
 const LAG: Duration = Duration::from_millis(500);
 /// And if so much of it was written: writers that are late do not write at that rate.
@@ -96,7 +94,7 @@ pub async fn run(session: &mut Session, config: &Config, options: BenchOptions) 
 }
 
 fn is_led(overview: &Overview, config: &Config) -> bool {
-    overview.holder.is_some() && overview.beat_seconds < SILENT * config.lease.ttl.as_secs_f64()
+    overview.holder.is_some() && !status::is_silent(overview, config.lease.ttl)
 }
 
 /// Everything between nothing and the report.
@@ -112,7 +110,7 @@ async fn measure(
     let settings = daemon::kafka_settings(config);
     ground.make_topic(session, &settings, topic.clone(), options.partitions).await?;
     let address = if is_led {
-        options.http.clone().unwrap_or_else(|| super::bundle::http::local(config.http.listen))
+        options.http.clone().unwrap_or_else(|| http::local(config.http.listen))
     } else {
         say("no relay leads: starting one, which ends with this command")?;
         ground.start_relay(session, config).await?
@@ -128,7 +126,7 @@ async fn measure(
     let mut report = Report::new(topic, !is_led, options);
     let ended = steps(session, options, &mut load, &watch, &mut report, stop).await;
     // Whatever it was: what was written has to be through before it is deleted.
-    ground.wrote = load.written() > 0;
+    ground.wrote = load.has_tried();
     let through = load.finish(session).await;
     ground.is_through = load.is_settled;
     ended?;
@@ -153,6 +151,7 @@ async fn steps(
     let mut rate = options.from_rate;
     // The highest rate that was sustained, and the lowest that was not.
     let (mut good, mut bad) = (0, None);
+    let mut refined = false;
     while !stop.is_cancelled() {
         if budget(load) < rate {
             say(&format!("--max-rows {} is reached", options.max_rows))?;
@@ -177,9 +176,9 @@ async fn steps(
             None if rate >= options.to_rate => break,
             None => (rate * 2).min(options.to_rate),
             // Once between the last that went and the first that did not.
-            Some(first) if sustained || good == 0 || first != rate || report.is_refined() => break,
+            Some(first) if sustained || good == 0 || first != rate || refined => break,
             Some(first) => {
-                report.refine();
+                refined = true;
                 (good + first) / 2
             }
         };

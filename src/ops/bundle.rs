@@ -5,7 +5,6 @@
 //! secret of the configuration that turns up elsewhere is blotted out.
 
 mod archive;
-pub(super) mod http;
 mod private;
 
 use std::fmt::Display;
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::archive::Part;
 use super::talk::say;
-use super::{connect_unchecked, status};
+use super::{connect_unchecked, http, status};
 use crate::cli::bundle::BundleOptions;
 use crate::config::Config;
 use crate::daemon;

@@ -5,6 +5,7 @@ pub mod bundle;
 mod carry_out;
 pub mod check;
 pub mod dlq;
+mod http;
 pub mod keys;
 pub mod lease;
 pub mod manual;

@@ -138,6 +138,15 @@ async fn it_asks_first_and_needs_the_right_to_clean_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_nothing_is_written() {
+    let env = Env::new().await;
+    let mut measured = command(&env, "postgres", &["bench", "--yes"]);
+    let output = measured.env("KAFKA_BROKERS", "127.0.0.1:1").output().await.expect("it starts");
+    says(&Said::of(output), 1, &["127.0.0.1:1"]);
+    assert_eq!(env.one::<i64>("select count(*) from outbox.message").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn interrupted_it_reports_what_it_has_and_takes_everything_away() {
     let env = Env::new().await;
     let relay = env.relay().await.start().await;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::kafka::{KafkaSettings, OwnTopic, Topics};
+use crate::ops::http;
 use crate::ops::talk::say;
 use crate::servers::free_port;
 use crate::servers::process::{BoundCommand, Process, Signal};
@@ -42,7 +43,7 @@ pub struct Ground {
     relay: Option<Process>,
     /// The newest row before the first of ours.
     first: i64,
-    /// Rows were written.
+    /// Rows were written, or may have been.
     pub wrote: bool,
     /// All of them are settled.
     pub is_through: bool,
@@ -146,6 +147,6 @@ impl Ground {
 
 /// Whether our relay leads; `None`: it does not answer yet.
 async fn our_lead(address: &str) -> Option<bool> {
-    let page = crate::ops::bundle::http::get(address, "/metrics").await.ok()?;
+    let page = http::get(address, "/metrics").await.ok()?;
     Some(crate::metrics::Load::read(&page)?.leads)
 }

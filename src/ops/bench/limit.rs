@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Load;
-use crate::ops::bundle::http;
+use crate::ops::http;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);

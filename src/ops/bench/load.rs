@@ -112,6 +112,11 @@ impl Load {
         self.shared.written.load(Ordering::Relaxed)
     }
 
+    /// A transaction was begun. One whose answer got lost may have committed, and is not counted as written.
+    pub fn has_tried(&self) -> bool {
+        self.shared.next.load(Ordering::Relaxed) > 0
+    }
+
     /// Records that came more than once.
     pub fn duplicates(&self) -> u64 {
         self.shared.duplicates.load(Ordering::Relaxed)

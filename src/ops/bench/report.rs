@@ -28,8 +28,6 @@ pub struct Report {
     /// Rows that were deleted afterwards.
     pub deleted: i64,
     pub interrupted: bool,
-    #[serde(skip)]
-    refined: bool,
 }
 
 /// One rate.
@@ -71,18 +69,7 @@ impl Report {
             duplicates: 0,
             deleted: 0,
             interrupted: false,
-            refined: false,
         }
-    }
-
-    /// A step between two others comes next.
-    pub fn refine(&mut self) {
-        self.refined = true;
-    }
-
-    /// It has come.
-    pub fn is_refined(&self) -> bool {
-        self.refined
     }
 
     /// For people.
