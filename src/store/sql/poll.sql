@@ -19,7 +19,7 @@ with facts as materialized (
            (f.seen::text <> $1::text or not $7) and f.last_id > $2 as more
       from facts f
 ), late as materialized (
-    select l.*, sum(l.bytes) over (order by l.id) as upto
+    select l.*, sum(l.bytes) over (order by l.id rows unbounded preceding) as upto
       from (select m.*
               from unnest(array(select x.xid from pg_snapshot_xip($1::text::pg_snapshot) as x (xid)
                                  where (select g.moved from guards g)
@@ -43,9 +43,9 @@ with facts as materialized (
              where m.id <= $2 and m.topic not in (select unnest($9::text[]))
              order by id
              limit $3) l
-), fresh as materialized (
+), fresh as not materialized (
     -- Two arms, of which one runs: telling skipped rows from others costs a quarter more for each row.
-    select m.*, false as skipped, 0::bigint as skips, sum(m.bytes) over (order by m.id) as upto
+    select m.*, false as skipped, 0::bigint as skips, sum(m.bytes) over (order by m.id rows unbounded preceding) as upto
       from (select o.id, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
                    o.created_at, o.deliver_after, o.expires_at,
                    coalesce(octet_length(o.key), 0) + coalesce(octet_length(o.payload), 0)
@@ -70,7 +70,7 @@ with facts as materialized (
                         and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
                       order by o.id
                       limit $10) m
-             window page as (order by m.id)) w
+             window page as (order by m.id rows unbounded preceding)) w
       where not w.skipped or w.last
       order by w.id
       limit $3)

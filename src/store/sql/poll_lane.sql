@@ -14,7 +14,7 @@ with facts as materialized (
            and pg_snapshot_xmax($1::text::pg_snapshot) < $8::text::xid8 as younger
       from facts f
 ), late as materialized (
-    select l.*, sum(l.bytes) over (order by l.id) as upto
+    select l.*, sum(l.bytes) over (order by l.id rows unbounded preceding) as upto
       from (select m.*
               from unnest(array(select x.xid from pg_snapshot_xip($1::text::pg_snapshot) as x (xid)
                                  where (select g.moved from guards g)
@@ -39,7 +39,7 @@ with facts as materialized (
              where m.id <= $2 and m.topic = $7 and pg_visible_in_snapshot(m.txid, (select f.seen from facts f))
              order by id
              limit $3) l
-), fresh as materialized (
+), fresh as not materialized (
     select w.*
       from (select m.*, lead(m.id) over page is null as last,
                    sum(case when m.skipped then 0 else m.bytes end) over page as upto,
@@ -54,7 +54,7 @@ with facts as materialized (
                        and (select count(*) < $3 and coalesce(max(t.upto), 0) < $4 from late t)
                      order by o.id
                      limit $11) m
-            window page as (order by m.id)) w
+            window page as (order by m.id rows unbounded preceding)) w
      where not w.skipped or w.last
      order by w.id
      limit $3

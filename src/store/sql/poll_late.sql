@@ -8,7 +8,7 @@ with facts as materialized (
            coalesce((select case i.token when $9::uuid then 'ours' else 'other' end
                        from outbox.incarnation i), 'gone') as incarnation
 ), late as materialized (
-    select l.*, sum(l.bytes) over (order by l.id) as upto
+    select l.*, sum(l.bytes) over (order by l.id rows unbounded preceding) as upto
       from (select m.*
               from (select o.id, o.txid, o.event_id, o.topic, o.key, o.payload, o.headers, o.partition,
                            o.created_at, o.deliver_after, o.expires_at,
