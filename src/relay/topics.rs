@@ -48,6 +48,9 @@ const APART: Duration = Duration::from_secs(10);
 /// A question is not repeated before its last answer, or the lack of one, is this old.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// A topic of which nothing was read for so long is nobody whose next row a flood would hold up.
+const LIVELY: Duration = Duration::from_secs(600);
+
 /// What is known of a topic.
 pub(super) struct Topic {
     pub standing: Standing,
@@ -68,6 +71,8 @@ pub(super) struct Topic {
     pub policy: Policy,
     /// The number of its lane.
     pub lane: Option<usize>,
+    /// When rows of it were read last, by main or by its lane.
+    pub read_at: Option<Instant>,
     /// An operator has paused it.
     pub paused: bool,
     /// Deferred rows, scheduled ones aside, decided but not yet settled ones included.
@@ -229,6 +234,7 @@ impl KnownTopics {
             lane: None,
             paused: self.paused.contains(name),
             waiting: 0,
+            read_at: None,
             waiting_seen: (0, Instant::now()),
             parked: 0,
             share_used: false,
@@ -285,6 +291,12 @@ impl KnownTopics {
     /// More than one topic has been seen.
     pub fn are_several(&self) -> bool {
         self.known.len() > 1
+    }
+
+    /// Whether rows of another topic are read with main, so that they would wait behind the rows of this one.
+    pub fn others_would_wait_for(&self, name: &Arc<str>, now: Instant) -> bool {
+        let is_lively = |topic: &Topic| topic.read_at.is_some_and(|at| now.duration_since(at) < LIVELY);
+        self.known.iter().any(|(other, topic)| other != name && topic.lane.is_none() && is_lively(topic))
     }
 
     /// Topics with parked rows.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::KnownTopics;
 use crate::message::OutboxRow;
@@ -12,8 +13,11 @@ use crate::store::settle::{PARKED, Reason};
 impl KnownTopics {
     /// Counts rows read for the first time.
     pub fn count_read(&mut self, rows: &[OutboxRow]) {
+        let now = Instant::now();
         for run in rows.chunk_by(|a, b| Arc::ptr_eq(&a.topic, &b.topic)) {
-            self.get(&run[0].topic).metrics.read(run.len() as u64);
+            let topic = self.get(&run[0].topic);
+            topic.read_at = Some(now);
+            topic.metrics.read(run.len() as u64);
         }
     }
 
