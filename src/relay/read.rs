@@ -60,6 +60,8 @@ struct Reading {
     closed: Vec<String>,
     /// The last page of main ended short.
     short: bool,
+    /// … and was empty.
+    idle: bool,
     pause: Duration,
     trouble: Duration,
     /// Reading stands still at the cap of deferred rows, and it has been said.
@@ -142,6 +144,7 @@ impl Reading {
             opening: Vec::new(),
             closed: Vec::new(),
             short: false,
+            idle: false,
             trouble: RECONNECT.0,
             capped: false,
         }
@@ -166,6 +169,7 @@ impl Reading {
                 as_of: &self.main.as_of,
                 skip: &self.skip,
                 short: self.short,
+                idle: self.idle,
             };
             let polled = async {
                 let session = connected(&self.term, &mut self.session).await?;
@@ -187,7 +191,7 @@ impl Reading {
         }
         self.term.metrics.database_seconds(Operation::Poll, took.as_secs_f64());
         self.trouble = RECONNECT.0;
-        self.short = !page.more;
+        (self.short, self.idle) = (!page.more, page.rows.is_empty());
         let late = self.main.position.late.is_some();
         // A lane opens where main stands before this page, which leaves its topic out already.
         let opened: Vec<Opening> =
@@ -243,7 +247,8 @@ impl Reading {
                 // it would forget what it has seen, and take all of that for late rows once main has moved on.
                 return Ok(LanePage { topic: topic.into(), page: None, caught_up: false, closes: false });
             }
-            let from = From { position: &place.position, as_of: &place.as_of, skip: &[], short: false };
+            let from =
+                From { position: &place.position, as_of: &place.as_of, skip: &[], short: false, idle: false };
             let polled = async {
                 let session = connected(&self.term, &mut self.session).await?;
                 let started = Instant::now();

@@ -78,6 +78,8 @@ pub struct From<'a> {
     pub skip: &'a [String],
     /// The last page was not cut, so that nothing can be left to find while the snapshot stands still.
     pub short: bool,
+    /// … and it was empty: likely the next one is as well.
+    pub idle: bool,
 }
 
 impl Reader {
@@ -159,6 +161,13 @@ impl Reader {
         token: Uuid,
     ) -> Result<Page, StoreError> {
         let position = from.position;
+        if from.short && from.idle {
+            let query = session.call(include_str!("sql/poll_facts.sql")).bind(token);
+            let facts = facts(&session.value::<String>("poll", query).await?)?;
+            if facts.snapshot == position.snapshot {
+                return page_of(from, limits, Answer { facts: Ok(facts), ..Answer::default() });
+            }
+        }
         let query = session
             .call(include_str!("sql/poll.sql"))
             .bind(&position.snapshot)
@@ -171,33 +180,7 @@ impl Reader {
             .bind(from.as_of)
             .bind(from.skip)
             .bind(limits.ids());
-        let answer = self.collect(session, query).await?;
-        let facts = answer.facts?;
-        refuse_a_younger_sequence(facts.last_id, position.high)?;
-        let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
-        let looked_at_all = answer.skips > 0 && answer.skips + answer.fresh as i64 >= limits.ids();
-        let fresh_full =
-            answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes || looked_at_all;
-        let seen = Seen {
-            snapshot: facts.snapshot,
-            last_late: answer.last_late,
-            late_full,
-            last_fresh: answer.last_fresh.max(answer.last_skipped),
-        };
-        let next = position.after_poll(&seen);
-        // A row draws its txid before its id: whatever has an id up to `high` had its txid when `high` was seen.
-        let as_of = if next.high > position.high { facts.next_txid } else { from.as_of.to_owned() };
-        Ok(Page {
-            next,
-            as_of,
-            more: late_full || fresh_full,
-            database_us: facts.database_us,
-            last_id: Some(facts.last_id),
-            // What is on our disk may not be on a standby's.
-            unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
-            rows: answer.rows,
-            skipped: answer.skips,
-        })
+        page_of(from, limits, self.collect(session, query).await?)
     }
 
     /// A page of a late set. Its rows were visible in an earlier poll of ours, whose barrier has made them durable.
@@ -272,6 +255,37 @@ impl Reader {
             .await?;
         Ok(answer)
     }
+}
+
+/// What one poll of the main stream has found.
+fn page_of(from: From<'_>, limits: &PageLimits, answer: Answer) -> Result<Page, StoreError> {
+    let position = from.position;
+    let facts = answer.facts?;
+    refuse_a_younger_sequence(facts.last_id, position.high)?;
+    let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
+    let looked_at_all = answer.skips > 0 && answer.skips + answer.fresh as i64 >= limits.ids();
+    let fresh_full =
+        answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes || looked_at_all;
+    let seen = Seen {
+        snapshot: facts.snapshot,
+        last_late: answer.last_late,
+        late_full,
+        last_fresh: answer.last_fresh.max(answer.last_skipped),
+    };
+    let next = position.after_poll(&seen);
+    // A row draws its txid before its id: whatever has an id up to `high` had its txid when `high` was seen.
+    let as_of = if next.high > position.high { facts.next_txid } else { from.as_of.to_owned() };
+    Ok(Page {
+        next,
+        as_of,
+        more: late_full || fresh_full,
+        database_us: facts.database_us,
+        last_id: Some(facts.last_id),
+        // What is on our disk may not be on a standby's.
+        unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
+        rows: answer.rows,
+        skipped: answer.skips,
+    })
 }
 
 struct Answer {

@@ -86,7 +86,7 @@ impl Polls {
     /// Reads a page as the relay does and goes on after it. Returns the number of rows.
     async fn poll(&mut self) -> usize {
         let (session, position) = (&mut self.session, &self.position);
-        let from = From { position, as_of: &self.as_of, skip: &[], short: self.short };
+        let from = From { position, as_of: &self.as_of, skip: &[], short: self.short, idle: false };
         let page = self.reader.poll(session, from, &LIMITS, self.token).await;
         let page = page.expect("the server answers");
         (self.position, self.as_of, self.short) = (page.next, page.as_of, !page.more);

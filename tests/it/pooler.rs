@@ -261,7 +261,8 @@ async fn one_session_outlives_the_server_connection_and_finds_the_token_gone() {
     assert_eq!(epoch.expect("it is taken"), Some(1));
     assert_eq!(env.one::<String>("select holder_name from outbox.lease").await, name);
     let limits = PageLimits { rows: 10, bytes: 1 << 20, max_row_bytes: 1 << 20 };
-    let from = From { position: &resume.position, as_of: &resume.as_of, skip: &[], short: false };
+    let from =
+        From { position: &resume.position, as_of: &resume.as_of, skip: &[], short: false, idle: false };
     let mut reader = Reader::default();
     reader.poll(&mut session, from, &limits, token).await.expect("the token is ours");
     crash_postgres(&env).await;
@@ -447,7 +448,7 @@ async fn buffers(quiet: &Quiet, pooler: bool, polls: u32) -> u64 {
     let limits = PageLimits { rows: 5_000, bytes: 8 << 20, max_row_bytes: 1 << 20 };
     let (mut reader, mut found) = (Reader::default(), 0);
     let mut poll = async |session: &mut Session| {
-        let from = From { position: &position, as_of: &as_of, skip: &[], short: true };
+        let from = From { position: &position, as_of: &as_of, skip: &[], short: true, idle: false };
         let page = reader.poll(session, from, &limits, token).await.expect("the token is ours");
         (position, as_of) = (page.next, page.as_of);
         page.rows.len() as u32

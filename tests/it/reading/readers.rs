@@ -40,6 +40,7 @@ pub struct Relay {
     pub position: Position,
     as_of: String,
     short: bool,
+    idle: bool,
     unsettled: VecDeque<(Position, Vec<i64>)>,
     settled: usize,
     delivered: Vec<Row>,
@@ -65,6 +66,7 @@ impl Relay {
             position: resume.position,
             as_of: resume.as_of,
             short: false,
+            idle: false,
             unsettled: VecDeque::new(),
             settled: 0,
             delivered: Vec::new(),
@@ -78,10 +80,11 @@ impl Relay {
     /// As [`Reading::page`], and says why when it fails.
     pub async fn try_page(&mut self) -> Result<bool, StoreError> {
         let (session, position) = (&mut self.session, &self.position);
-        let from = From { position, as_of: &self.as_of, skip: &[], short: self.short };
+        let from = From { position, as_of: &self.as_of, skip: &[], short: self.short, idle: self.idle };
         let page = self.reader.poll(session, from, &self.limits, self.token).await?;
         (self.position, self.as_of, self.short) = (page.next, page.as_of, !page.more);
         self.last_page = page.rows.len();
+        self.idle = self.last_page == 0;
         if self.last_page > 0 {
             let ids = page.rows.iter().map(|row| row.id).collect();
             self.unsettled.push_back((self.position.clone(), ids));
