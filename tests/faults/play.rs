@@ -12,7 +12,7 @@ use crate::scenarios::Scenario;
 use crate::scene::{STALL, Scene};
 use crate::support::Relay;
 use crate::watch::Growth;
-use crate::writers::{Tried, Writers};
+use crate::writers::{IDLE, PAUSE, QUICK, Tried, Writers};
 
 /// After the heal everything arrives within this time, or it is taken for lost.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -53,6 +53,8 @@ pub struct Over<'c> {
 pub async fn begin<'c>(cluster: &'c Cluster, scenario: &'c Scenario, seed: u64, rows: usize) -> Begun<'c> {
     let scene = Scene::open(cluster, scenario, seed).await;
     scene.more(rows / 4).await;
+    // Until the scenario before this one has been judged.
+    scene.writers.every(IDLE);
     Begun { scenario, scene, rows }
 }
 
@@ -60,6 +62,7 @@ impl<'c> Begun<'c> {
     /// Breaks and heals, and waits until everything has arrived that will.
     pub async fn go_on(self) -> Over<'c> {
         let Begun { scenario, mut scene, rows } = self;
+        scene.writers.every(PAUSE);
         // A relay that is to crash by itself may do so at any time.
         let from = if scenario.first_relay.is_empty() { scene.now() } else { 0 };
         (scenario.act)(&mut scene).await;
@@ -74,6 +77,7 @@ impl<'c> Begun<'c> {
         while (recovery.is_none() || scene.writers.committed() < rows) && healed.elapsed() < DRAIN {
             if recovery.is_none() && scene.lag().await.is_some_and(|lag| lag < 1.0) {
                 recovery = Some(healed.elapsed());
+                scene.writers.every(QUICK);
             }
             // A relay that does not catch up with its writers has been seen by now.
             if scene.writers.committed() > committed + 12 * rows {
@@ -83,7 +87,7 @@ impl<'c> Begun<'c> {
         }
         let writers = std::mem::replace(&mut scene.writers, Writers::none());
         let tried = writers.stop().await;
-        settle(&scene).await;
+        settle(&scene, healed).await;
         Over { scenario, scene, tried, recovery }
     }
 }
@@ -118,7 +122,7 @@ impl Over<'_> {
 
 /// Waits until the ledger accounts for every row, or none is going to be looked at any more. Whatever does not come within the time
 /// is the checker's to find.
-async fn settle(scene: &Scene<'_>) {
+async fn settle(scene: &Scene<'_>, healed: Instant) {
     const ALL: &str = "
         select coalesce((select range_agg(r) from outbox.ledger l
                            cross join lateral unnest(l.published + l.dropped + l.expired + l.dead) r), '{}')
@@ -139,8 +143,10 @@ async fn settle(scene: &Scene<'_>) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // At-most-once rows count as dropped until their confirm is settled, or their time is over.
-    let deadline = Instant::now() + STALL + Duration::from_secs(1);
+    // At-most-once rows count as dropped until their confirm is settled, or their time is over: that of those that the fault has met
+    // began before the heal, and those after it are confirmed at once.
+    let second = Duration::from_secs(1);
+    let deadline = (healed + STALL + second).max(Instant::now() + second);
     while Instant::now() < deadline && evidence::unconfirmed(scene).await > 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

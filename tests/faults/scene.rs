@@ -112,6 +112,8 @@ impl<'c> Scene<'c> {
         scene.make_topic(&scene.main, 6).await;
         scene.make_topic(&scene.once, 2).await;
         scene.make_side().await;
+        // A broker that does not know yet what it leads would stall the first rows.
+        scene.cluster.in_sync(&[&scene.main, &scene.side, &scene.once]).await;
         if let Server::Followed { waits } = scenario.server {
             scene.follow(waits).await;
         }

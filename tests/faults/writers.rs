@@ -20,8 +20,16 @@ use uuid::Uuid;
 use crate::support::Record;
 
 const WRITERS: u64 = 4;
-/// From one transaction of a writer to its next, unless it is told otherwise.
-pub const PAUSE: Duration = Duration::from_millis(6);
+/// Rows of a transaction at most. What two cores can do in a second is transactions, requests and answers rather than rows.
+const ROWS: usize = 12;
+/// From one transaction of a writer to its next while something is broken or heals, unless it is told otherwise.
+pub const PAUSE: Duration = Duration::from_millis(40);
+/// … while nothing is broken, and they only have to get to their number of rows.
+pub const QUICK: Duration = Duration::from_millis(12);
+/// … while the scenario waits for its turn.
+pub const IDLE: Duration = Duration::from_millis(500);
+/// … while brokers start: what three brokers need to become whole again they would need for the writers' rows otherwise.
+pub const CALM: Duration = Duration::from_millis(150);
 const KEYS: u32 = 40;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /// A writer that gets nothing done for so long has found a fault of the harness.
@@ -197,7 +205,7 @@ async fn write(shared: Arc<Shared>, mut random: StdRng, stop: CancellationToken)
 async fn transact(shared: &Shared, random: &mut StdRng) -> Result<(), sqlx::Error> {
     let pool = lock(&shared.pool).clone();
     let weights: u32 = shared.topics.iter().map(|(_, weight)| weight).sum();
-    let mut rows: Vec<(usize, u32)> = (0..random.random_range(1..=4))
+    let mut rows: Vec<(usize, u32)> = (0..random.random_range(1..=ROWS))
         .map(|_| {
             let mut at = random.random_range(0..weights);
             let topic = shared.topics.iter().position(|(_, weight)| {

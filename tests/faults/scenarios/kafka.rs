@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Scenario, hold};
 use crate::proxy::Mode;
 use crate::scene::Scene;
+use crate::writers::{CALM, PAUSE};
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -73,7 +74,9 @@ pub fn all() -> Vec<Scenario> {
 async fn one_killed(scene: &mut Scene<'_>) {
     scene.cluster.kill_broker(2).await;
     hold(3.0).await;
+    scene.writers.every(CALM);
     scene.cluster.start_broker(2).await;
+    scene.writers.every(PAUSE);
     scene.more(200).await;
 }
 
@@ -87,11 +90,14 @@ async fn one_frozen(scene: &mut Scene<'_>) {
 
 async fn rolled(scene: &mut Scene<'_>) {
     for node in [2, 3, 1] {
+        scene.writers.every(PAUSE);
         scene.cluster.stop_broker(node).await;
         scene.more(100).await;
+        scene.writers.every(CALM);
         scene.cluster.start_broker(node).await;
         scene.cluster.in_sync(&[&scene.main, &scene.side, &scene.once]).await;
     }
+    scene.writers.every(PAUSE);
 }
 
 async fn all_down(scene: &mut Scene<'_>) {
@@ -99,15 +105,19 @@ async fn all_down(scene: &mut Scene<'_>) {
         scene.cluster.kill_broker(node).await;
     }
     hold(2.0).await;
+    scene.writers.every(CALM);
     scene.cluster.start_all_brokers().await;
     scene.cluster.in_sync(&[&scene.main, &scene.side, &scene.once]).await;
+    scene.writers.every(PAUSE);
 }
 
 async fn lonely(scene: &mut Scene<'_>) {
     scene.cluster.kill_broker(3).await;
     hold(5.0).await;
+    scene.writers.every(CALM);
     scene.cluster.start_broker(3).await;
     scene.cluster.in_sync(&[&scene.main, &scene.side, &scene.once]).await;
+    scene.writers.every(PAUSE);
 }
 
 async fn mode_for(scene: &mut Scene<'_>, mode: Mode, seconds: f64) {
