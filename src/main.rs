@@ -13,6 +13,9 @@ use outbox_relay::ops::{self, print};
 use outbox_relay::{daemon, demo, task, telemetry};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match execute(Cli::from_arguments()) {
         Ok(code) => code,
