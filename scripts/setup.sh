@@ -49,6 +49,7 @@ look() {
     has_postgres || want postgresql 'the Postgres server that demo and tests start privately'
     has_pgbouncer || want pgbouncer 'the connection pooler that the tests start privately'
     has promtool || want prometheus 'promtool checks metrics, rules and alerts'
+    has chromium || want chromium 'looks at the status page in tests'
     has amtool || want prometheus-alertmanager 'amtool checks how alerts are routed'
     python3 -c 'import ensurepip, venv' 2>/dev/null || want python3-venv 'checks rules, dashboards and manifests'
     { (($(java_version) >= 17)) && has_javac; } || want java 'JDK 17 or newer, runs Apache Kafka'

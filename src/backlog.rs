@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::board::Board;
 use crate::health::{Condition, Health, Loop};
 use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
 use crate::store::{Server, Session, backlog};
@@ -24,6 +25,7 @@ pub async fn sample(
     server: watch::Receiver<Server>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    board: Arc<Board>,
 ) -> Result<(), Infallible> {
     let running = health.running(Loop::Sample);
     let mut session: Option<Session> = None;
@@ -50,6 +52,10 @@ pub async fn sample(
                 metrics.set_backlog(BacklogState::Retrying, sample.deferred.retrying.max(0) as u64);
                 metrics.set_backlog(BacklogState::Blocked, sample.deferred.behind.max(0) as u64);
                 metrics.set_backlog(BacklogState::Scheduled, sample.deferred.scheduled.max(0) as u64);
+                let waiting = sample.ready + sample.deferred.retrying + sample.deferred.behind;
+                let unread_at = sample.first_unread.as_ref().map(|(_, at)| *at);
+                let oldest = sample.oldest_waiting.values().copied().chain(unread_at).reduce(f64::min);
+                board.note(waiting.max(0) as f64, oldest);
                 let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
                 metrics.set_oldest_pending(unread, &sample.oldest_waiting);
                 metrics.set_dead_letters(&sample.dead_letters);

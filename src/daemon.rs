@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::board::{self, Board};
 use crate::config::{Config, ConfigError};
 use crate::health::{Condition, Health, Loop};
 use crate::http;
@@ -76,10 +77,16 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::default());
     let terminate = on_signal()?;
-    let http = http::serve(config.http.listen, Arc::clone(&metrics), Arc::clone(&health))
+    let holder_name = format!("{}/{}", host_name(), std::process::id());
+    let board = Arc::new(Board::new(holder_name.clone(), Arc::clone(&metrics)));
+    let http = http::serve(config.http.listen, Arc::clone(&metrics), Arc::clone(&health), Arc::clone(&board))
         .with_context(|| format!("listen on {}", config.http.listen))?;
-    let mut daemon = Daemon::build(config, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
-    let sample = crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health));
+    let ttl = config.lease.ttl;
+    let mut daemon =
+        Daemon::build(config, holder_name, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
+    let gather = board::gather(daemon.server.subscribe(), Arc::clone(&board), ttl);
+    let gatherer = tokio::spawn(task::endless("board", CancellationToken::new(), gather));
+    let sample = crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health), board);
     let sampler = tokio::spawn(task::endless("sample", CancellationToken::new(), sample));
     let inbox = Arc::clone(daemon.publisher.inbox());
     let vitals = crate::vitals::watch(inbox, daemon.config.certificates(), Arc::clone(&daemon.metrics));
@@ -87,6 +94,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let ended = Box::pin(daemon.follow_and_lead()).await;
     sampler.abort();
     watcher.abort();
+    gatherer.abort();
     drop(http);
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -94,6 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 impl Daemon {
     fn build(
         config: Config,
+        holder_name: String,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         terminate: CancellationToken,
@@ -109,7 +118,6 @@ impl Daemon {
             tracing::warn!(property, "kafka.unsafe lets this property break a promise");
         }
         let holder = Uuid::new_v4();
-        let holder_name = format!("{}/{}", host_name(), std::process::id());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), holder_name, "relay started");
         Ok(Daemon {
             topics: Topics::start(&settings)?,

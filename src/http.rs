@@ -1,5 +1,5 @@
-//! Serves `/metrics`, `/livez`, `/readyz` and `/startupz` from a thread and runtime of its own, so that a probe is answered while the
-//! relay's workers are busy. It only reads: nothing here changes what the relay does.
+//! Serves `/metrics`, `/livez`, `/readyz`, `/startupz` and the status page from a thread and runtime of its own, so that a probe is
+//! answered while the relay's workers are busy. It only reads: nothing here changes what the relay does, or asks a server.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,12 +13,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
+use crate::board::{self, Board};
 use crate::health::{Health, Report};
 use crate::metrics::Metrics;
 use crate::{crash_point, task};
 
-const INDEX: &str = "outbox-relay: /metrics (Prometheus), /livez (loops are trying), /readyz (dependencies are reached), \
-     /startupz (loops have started)\n";
+const INDEX: &str = "outbox-relay: / (status page), /api/status (the same as JSON), /metrics (Prometheus), \
+     /livez (loops are trying), /readyz (dependencies are reached), /startupz (loops have started)\n";
 
 /// The running server. It ends when this is dropped.
 pub struct HttpServer {
@@ -31,10 +32,16 @@ pub struct HttpServer {
 struct Shared {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    board: Arc<Board>,
 }
 
 /// Binds the address, so that a port that is taken is an error at start, and serves from now on.
-pub fn serve(listen: SocketAddr, metrics: Arc<Metrics>, health: Arc<Health>) -> io::Result<HttpServer> {
+pub fn serve(
+    listen: SocketAddr,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    board: Arc<Board>,
+) -> io::Result<HttpServer> {
     let listener = TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -45,7 +52,7 @@ pub fn serve(listen: SocketAddr, metrics: Arc<Metrics>, health: Arc<Health>) -> 
     };
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
-    let router = router(Shared { metrics, health });
+    let router = router(Shared { metrics, health, board });
     let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
         let ends = crash_point::ends("http");
         let server = async move {
@@ -83,13 +90,36 @@ impl Drop for HttpServer {
 
 fn router(shared: Shared) -> Router {
     Router::new()
-        .route("/", get(async || INDEX))
+        .route("/", get(status_page))
+        .route("/api/status", get(status))
         .route("/metrics", get(metrics))
         .route("/livez", get(async |State(shared): State<Shared>| answer(shared.health.live())))
         .route("/startupz", get(async |State(shared): State<Shared>| answer(shared.health.started())))
         .route("/readyz", get(async |State(shared): State<Shared>| answer(shared.health.ready())))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
         .with_state(shared)
+}
+
+async fn status_page(State(shared): State<Shared>) -> Response {
+    let facts = shared.board.look().await;
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; frame-ancestors 'none'",
+        board::style_digest()
+    );
+    let head = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+    ];
+    (head, board::page(&facts)).into_response()
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    let text = serde_json::to_string(&shared.board.look().await).expect("the facts are JSON");
+    let head = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (head, text).into_response()
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
@@ -132,7 +162,10 @@ mod tests {
     fn probes_and_metrics_are_served_until_the_end() {
         let health = Arc::new(Health::default());
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let server = serve(listen, Arc::new(Metrics::new()), Arc::clone(&health)).expect("a free port");
+        let metrics = Arc::new(Metrics::new());
+        let board = Arc::new(Board::new("host/1".to_owned(), Arc::clone(&metrics)));
+        let serve = |listen| serve(listen, Arc::clone(&metrics), Arc::clone(&health), Arc::clone(&board));
+        let server = serve(listen).expect("a free port");
         let _read = health.running(Loop::Read);
         check(&server, "/livez", "200 OK", "read: ok");
         check(&server, "/readyz", "503 Service Unavailable", "postgres: not reached yet");
@@ -143,11 +176,11 @@ mod tests {
         let _loops = (health.running(Loop::Follow), health.running(Loop::Sample));
         check(&server, "/startupz", "200 OK", "loops: ok");
         check(&server, "/metrics", "200 OK", "outbox_leader 0");
-        check(&server, "/", "200 OK", "/metrics");
+        check(&server, "/", "200 OK", "host/1");
+        check(&server, "/api/status", "200 OK", r#""relay":"host/1","leads":false"#);
         check(&server, "/nowhere", "404 Not Found", "/livez");
 
-        let taken =
-            serve(server.address(), Arc::new(Metrics::new()), health).err().expect("the port is taken");
+        let taken = serve(server.address()).err().expect("the port is taken");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         let address = server.address();
         drop(server);

@@ -20,6 +20,7 @@
 //! - `policy`, `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
 //! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
+//! - `board`: the status page. It only shows.
 //! - `task`: why the end of any internal task is the end of the process.
 //! - `servers`: private Postgres, PgBouncer and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests
 //!   end the process; not in release builds.
@@ -44,6 +45,7 @@
 
 pub mod backlog;
 pub mod backoff;
+pub mod board;
 pub mod certificate;
 pub mod cli;
 pub mod config;

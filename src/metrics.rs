@@ -361,6 +361,17 @@ impl Metrics {
         self.dependency_up.of(dependency).set(f64::from(u8::from(up)));
     }
 
+    /// Whether the last call to this dependency succeeded.
+    pub fn is_dependency_up(&self, dependency: Dependency) -> bool {
+        self.dependency_up.of(dependency).get() > 0.0
+    }
+
+    /// Messages that this process has delivered, of all topics.
+    pub fn delivered(&self) -> f64 {
+        let topics = self.topics();
+        topics.known.values().chain(&topics.other).map(|topic| topic.delivered() as f64).sum()
+    }
+
     /// Publishes the configuration's fingerprint, so that replicas with different settings stand out.
     pub fn set_config(&self, digest: &str) {
         self.config_info.reset();

@@ -1,12 +1,16 @@
 //! Logging: to stderr, as text for people or JSON for collectors, filtered by level and target.
 //! Libraries are kept short: what they repeat during an outage is in the metrics, and the relay says it once itself.
 
+use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use tracing::{Event, Subscriber};
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -43,6 +47,7 @@ where
         .with(targets(&config.level))
         .with(format)
         .with(Chatter::default())
+        .with(Changes)
 }
 
 /// The levels asked for, with libraries at warnings where they are not named.
@@ -81,6 +86,70 @@ impl<S: Subscriber> Layer<S> for Chatter {
             return true;
         }
         self.window.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now())
+    }
+}
+
+/// Lines that are kept for the status page.
+const CHANGES: usize = 30;
+
+/// A line of the log, as the status page shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// When, RFC 3339.
+    pub at: String,
+    /// `ERROR`, `WARN` or `INFO`.
+    pub level: &'static str,
+    /// What happened, and its fields.
+    pub text: String,
+}
+
+/// The relay's last lines, the newest first: whatever changes its state is logged, and nothing is for a single message.
+pub fn changes() -> Vec<Change> {
+    kept().iter().rev().cloned().collect()
+}
+
+fn kept() -> MutexGuard<'static, VecDeque<Change>> {
+    static KEPT: Mutex<VecDeque<Change>> = Mutex::new(VecDeque::new());
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the relay's own lines of information and above.
+struct Changes;
+
+impl<S: Subscriber> Layer<S> for Changes {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let (metadata, own) = (event.metadata(), env!("CARGO_CRATE_NAME"));
+        if *metadata.level() > Level::INFO || metadata.target().split("::").next() != Some(own) {
+            return;
+        }
+        let mut text = Text::default();
+        event.record(&mut text);
+        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let mut kept = kept();
+        if kept.len() == CHANGES {
+            kept.pop_front();
+        }
+        kept.push_back(Change { at, level: metadata.level().as_str(), text: text.message + &text.fields });
+    }
+}
+
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+        written.expect("a string takes it");
     }
 }
 

@@ -21,7 +21,7 @@ use self::limit::Watch;
 use self::load::Load;
 use self::report::{Report, Step};
 use super::talk::{agreed, say};
-use super::{http, print, status};
+use super::{http, print};
 use crate::cli::bench::BenchOptions;
 use crate::config::Config;
 use crate::daemon;
@@ -94,7 +94,7 @@ pub async fn run(session: &mut Session, config: &Config, options: BenchOptions) 
 }
 
 fn is_led(overview: &Overview, config: &Config) -> bool {
-    overview.holder.is_some() && !status::is_silent(overview, config.lease.ttl)
+    overview.holder.is_some() && !overview.is_silent(config.lease.ttl)
 }
 
 /// Everything between nothing and the report.

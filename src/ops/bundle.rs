@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::archive::Part;
 use super::talk::say;
-use super::{connect_unchecked, http, status};
+use super::{connect_unchecked, http};
 use crate::cli::bundle::BundleOptions;
 use crate::config::Config;
 use crate::daemon;
@@ -86,8 +86,8 @@ impl Bundle<'_> {
         self.json("server.json", database.ask(async |session| facts::server(session).await).await);
         self.json("schema.json", database.ask(async |session| facts::schema(session).await).await);
         let overview = database.ask(async |session| inspect::overview(session).await).await;
-        let overview = overview
-            .map(|overview| json!({"silent": status::is_silent(&overview, ttl), "overview": overview}));
+        let overview =
+            overview.map(|overview| json!({"silent": overview.is_silent(ttl), "overview": overview}));
         self.json("status.json", overview);
         let topics = database.ask(async |session| inspect::topics(session).await).await;
         let names = topics.iter().flatten().map(|topic| topic.topic.clone()).collect();

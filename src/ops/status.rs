@@ -11,8 +11,6 @@ use crate::cli::operate::Show;
 use crate::store::Session;
 use crate::store::inspect::{self, Overview, RequestRow, TopicRow};
 
-/// A leader that has said nothing for so many `lease.ttl` does not come back: a standby would have taken over after one.
-const SILENT_TTLS: u32 = 3;
 /// Topics on the screen.
 const TOPICS: usize = 11;
 /// Pauses, rates and policies on the screen.
@@ -34,18 +32,13 @@ struct Status {
 pub async fn run(session: &mut Session, show: Show, ttl: Duration) -> anyhow::Result<ExitCode> {
     let overview = inspect::overview(session).await?;
     let status = Status {
-        silent: is_silent(&overview, ttl),
+        silent: overview.is_silent(ttl),
         overview,
         topics: inspect::topics(session).await?,
         in_effect: inspect::in_effect(session).await?,
     };
     print::found(show.output, &status, || as_text(&status))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the leader has been quiet for so long that it must be gone, and nobody has taken over.
-pub fn is_silent(overview: &Overview, ttl: Duration) -> bool {
-    overview.holder.is_some() && overview.beat_seconds > (ttl * SILENT_TTLS).as_secs_f64()
 }
 
 /// What an operator has set, and until when: `orders paused until 2026-01-31 12:00:00+00:00`.

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::screen::{Sample, Screen};
-use super::{connect, print, status};
+use super::{connect, print};
 use crate::cli::watch::TopOptions;
 use crate::config::Config;
 use crate::store::follow::{self, Flow};
@@ -196,7 +196,7 @@ impl Looks<'_> {
         let sample = Sample {
             at: flow.at.clone(),
             rates,
-            is_silent: status::is_silent(&overview, self.config.lease.ttl),
+            is_silent: overview.is_silent(self.config.lease.ttl),
             overview,
             topics: inspect::topics(session).await?,
             keys: inspect::blocked_keys(session, None, ROWS).await?,

@@ -182,6 +182,16 @@ pub struct Overview {
     pub open_requests: i64,
 }
 
+/// A leader that has said nothing for so many `lease.ttl` does not come back: a standby would have taken over after one.
+const SILENT_TTLS: u32 = 3;
+
+impl Overview {
+    /// Whether the leader has been quiet for so long that it must be gone, and nobody has taken over. `ttl` is `lease.ttl`.
+    pub fn is_silent(&self, ttl: Duration) -> bool {
+        self.holder.is_some() && self.beat_seconds > (ttl * SILENT_TTLS).as_secs_f64()
+    }
+}
+
 /// The life of a row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are those of outbox.status and outbox.dead_letter")]

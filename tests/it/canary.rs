@@ -78,7 +78,7 @@ async fn look_everywhere(env: &Env, relay: &Relay, also: &[&str]) {
     let log: String = relay.log().into_iter().map(|line| line.text + "\n").collect();
     assert!(log.contains("TRACE"), "the log is not at its most talkative");
     keeps_quiet("the log", &log, also);
-    for path in ["/metrics", "/livez", "/readyz", "/startupz", "/"] {
+    for path in ["/metrics", "/livez", "/readyz", "/startupz", "/", "/api/status"] {
         let (_, text) = relay.get(path).await.expect("it is served");
         keeps_quiet(path, &text, also);
     }

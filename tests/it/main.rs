@@ -6,6 +6,7 @@
 mod bad_input;
 mod barrier;
 mod bench;
+mod board;
 mod brake;
 mod bundle;
 mod canary;

@@ -15,7 +15,7 @@ use crate::support::lines::{Line, write};
 use crate::support::{Env, Relay};
 
 /// Something of everything: dead, blocked, behind, scheduled, laned, paused, paced, requeued and published.
-async fn with_everything(env: &Env) -> (Relay, String, String) {
+pub async fn with_everything(env: &Env) -> (Relay, String, String) {
     // A broker hears of a topic a moment after it was made: until the relay has started it has.
     let limited = [("max.message.bytes", "2000")];
     let dead = env.create_topic("orders", 1, &limited).await;
@@ -67,7 +67,7 @@ async fn every_document_is_as_its_schema_says() {
     for command in as_new {
         check(&command.replace(' ', "-"), say(&env, &format!("{command} -o json")).await.json());
     }
-    let (_relay, _, failing) = with_everything(&env).await;
+    let (relay, _, failing) = with_everything(&env).await;
     let mut tap =
         command(&env, "admin_login", &["tap", "-o", "json", "--limit", "1", "--show-payload", "--key-hash"]);
     let tap = tap.spawn().expect("it starts");
@@ -115,6 +115,8 @@ async fn every_document_is_as_its_schema_says() {
     let mut looked = command(&env, "relay_login", &["check", "-o", "json"]);
     let looked = Said::of(looked.env("KAFKA_BROKERS", &brokers).output().await.expect("it starts"));
     check("check", looked.json());
+    let (_, board) = relay.get("/api/status").await.expect("it is served");
+    check("api-status", serde_json::from_str(&board).expect("JSON"));
 
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas");
     let files =
