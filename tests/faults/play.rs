@@ -62,7 +62,9 @@ impl<'c> Begun<'c> {
     /// Breaks and heals, and waits until everything has arrived that will.
     pub async fn go_on(self) -> Over<'c> {
         let Begun { scenario, mut scene, rows } = self;
+        // A fault meets a relay at work.
         scene.writers.every(PAUSE);
+        scene.more(300).await;
         // A relay that is to crash by itself may do so at any time.
         let from = if scenario.first_relay.is_empty() { scene.now() } else { 0 };
         (scenario.act)(&mut scene).await;
