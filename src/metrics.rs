@@ -70,6 +70,10 @@ pub struct Metrics {
     pub reconcile_duplicate_messages: Gauge,
     /// When the newest one ended, in Unix seconds.
     pub reconcile_last_success_timestamp: Gauge,
+    /// 1 while planned work is announced and its end is still to come.
+    pub maintenance: Gauge,
+    /// When planned work that nobody has ended is to end, in Unix seconds.
+    pub maintenance_end_timestamp: Gauge,
     /// When the oldest row of the ring was written, in Unix seconds.
     pub oldest_slot_timestamp: Gauge,
     /// When the oldest open transaction began, in Unix seconds.
@@ -176,6 +180,8 @@ impl Metrics {
             reconcile_missing_messages: build.gauge("outbox_reconcile_missing_messages"),
             reconcile_duplicate_messages: build.gauge("outbox_reconcile_duplicate_messages"),
             reconcile_last_success_timestamp: build.gauge("outbox_reconcile_last_success_timestamp_seconds"),
+            maintenance: build.gauge("outbox_maintenance"),
+            maintenance_end_timestamp: build.gauge("outbox_maintenance_end_timestamp_seconds"),
             oldest_slot_timestamp: build.gauge("outbox_oldest_slot_timestamp_seconds"),
             oldest_transaction_timestamp: build.gauge("outbox_oldest_transaction_timestamp_seconds"),
             topic_lane: build.gauges("outbox_topic_lane"),

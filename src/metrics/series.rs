@@ -166,6 +166,16 @@ pub const SERIES: &[Series] = &[
         "When the newest reconciliation ended, whatever it found, in Unix seconds; 0 if there was none.",
     ),
     gauge(
+        "outbox_maintenance",
+        &[],
+        "1 while planned work is announced and its end, by the database's clock, is still to come.",
+    ),
+    gauge(
+        "outbox_maintenance_end_timestamp_seconds",
+        &[],
+        "When announced planned work is to end, in Unix seconds, until somebody ends it or no topic is paused any more; 0 if there is none.",
+    ),
+    gauge(
         "outbox_unaccounted_messages",
         &[],
         "Rows that were passed by, that no settlement accounts for, and that are not published yet.",

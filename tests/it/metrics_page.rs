@@ -44,6 +44,8 @@ const QUESTIONS: &[(&str, &[&str])] = &[
             "outbox_topic_setting_drift",
             "outbox_reading_stopped",
             "outbox_deferred_limit",
+            "outbox_maintenance",
+            "outbox_maintenance_end_timestamp_seconds",
         ],
     ),
     (
@@ -191,6 +193,8 @@ fn from(name: &str) -> &'static str {
         "outbox_build_info",
         "outbox_config_info",
         "outbox_topic_setting_drift",
+        "outbox_maintenance",
+        "outbox_maintenance_end_timestamp_seconds",
     ];
     let everywhere = ["outbox_reconcile_", "outbox_kafka_", "outbox_runtime_"];
     if ALL.contains(&name) || everywhere.iter().any(|start| name.starts_with(start)) {

@@ -4,6 +4,7 @@ mod by_hand;
 mod cancel;
 mod copies;
 mod letters;
+mod maintenance;
 
 use std::collections::HashSet;
 
@@ -259,6 +260,9 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("outbox.pause(null)", "pause needs a topic"),
         ("outbox.set_rate('x', 0)", "a rate is at least 1"),
         ("outbox.set_policy('x', '5')", "a policy needs a value"),
+        ("outbox.set_maintenance(null)", "maintenance needs an end"),
+        ("outbox.set_maintenance('0 seconds')", "maintenance ends after it has begun"),
+        ("outbox.set_maintenance('25 hours')", "maintenance lasts a day at most"),
     ] {
         let error =
             sqlx::query(&format!("select {call}")).execute(env.admin()).await.expect_err(call).to_string();
@@ -275,6 +279,8 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("kind, value", r#"'rate', '{"rate": 5000000000}'"#, "a rate is a whole number"),
         ("kind", "'beam'", "'beam' is no kind of request; there are requeue"),
         ("kind", "'replay'", "it names no messages"),
+        ("kind, topic", "'maintenance', 'x'", "maintenance is about the whole outbox"),
+        ("kind, value", "'maintenance', '{}'", "maintenance has no filter, value or pace"),
         ("kind, topic, filter", r#"'replay', 'x', '{"from_id": 1}'"#, "replay names a topic in its filter"),
         (
             "kind, filter",
