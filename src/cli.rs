@@ -17,8 +17,8 @@ use self::bench::BenchOptions;
 use self::bundle::DebugCommand;
 use self::check::CheckOptions;
 use self::operate::{
-    DlqCommand, KeysCommand, LeaseCommand, MaintenanceCommand, MessageOptions, ReconcileOptions, ReplayOptions,
-    RequestsCommand, Show, TopicsCommand,
+    DlqCommand, KeysCommand, LeaseCommand, MaintenanceCommand, MessageOptions, ReconcileOptions,
+    ReplayOptions, RequestsCommand, Show, TopicsCommand,
 };
 use self::watch::{TapOptions, TopOptions};
 

@@ -102,6 +102,7 @@ pub struct Metrics {
     pub circuit_open: Gauge,
     /// `retry.deferred_max`.
     pub deferred_limit: Gauge,
+    rate_limit: Gauge,
     /// 1 while this process leads.
     pub leader: Gauge,
     /// The epoch of our lease, or the last one seen.
@@ -208,6 +209,7 @@ impl Metrics {
             last_delivery_timestamp: build.gauge("outbox_last_delivery_timestamp_seconds"),
             blocked_keys: build.gauge("outbox_blocked_keys"),
             deferred_limit: build.gauge("outbox_deferred_limit"),
+            rate_limit: build.gauge("outbox_rate_limit"),
             leader: build.gauge("outbox_leader"),
             lease_epoch: build.gauge("outbox_lease_epoch"),
             lease_expiry_timestamp: build.gauge("outbox_lease_expiry_timestamp_seconds"),
@@ -330,6 +332,7 @@ impl Metrics {
             &self.in_flight_bytes,
             &self.blocked_keys,
             &self.circuit_open,
+            &self.rate_limit,
             &self.unaccounted_messages,
             &self.oldest_slot_timestamp,
             &self.oldest_transaction_timestamp,
@@ -345,6 +348,11 @@ impl Metrics {
         self.topic_lane.reset();
         self.set_backlog(BacklogState::Laned, 0);
         StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));
+    }
+
+    /// How many records a second all topics together may have; `None` is no limit.
+    pub fn set_rate_limit(&self, rate: Option<u32>) {
+        self.rate_limit.set(rate.map_or(0.0, f64::from));
     }
 
     /// Sets the size of a table.

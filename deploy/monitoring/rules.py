@@ -260,10 +260,11 @@ def outages():
               held('max by (job) (outbox_reading_stopped{cause="deferred_limit"}) == 1'),
               "So many rows are deferred that the relay reads no more, of any topic.",
               "{{ $labels.job }} holds retry.deferred_max rows back and reads nothing.", wait="1m"),
+        # A topic that is read on its own waits for a reason, which OutboxTopicSick tells, or which somebody has set.
         alert("OutboxLagHigh", BY_TIER, held("""
               (
                 outbox:lag:seconds > 300
-                unless on (job, topic) max by (job, topic) (outbox_topic_lane{cause=~"paused|paced"}) == 1
+                unless on (job, topic) max by (job, topic) (outbox_topic_lane{cause!="at_most_once"}) == 1
               )
               and on (job) sum by (job) (rate(outbox_messages_total[5m])) > 0
               """),
@@ -330,11 +331,18 @@ def failures():
               {INFO}
               """),
               "A topic cannot take messages, or not at the pace at which they come; all others go on.",
-              "Topic {{ $labels.topic }} ({{ $labels.job }}) has been read on its own for 15 minutes: {{ $labels.cause }}.", wait="15m"),
+              "Topic {{ $labels.topic }} ({{ $labels.job }}) has been read on its own for ten minutes: {{ $labels.cause }}.", wait="10m"),
         alert("OutboxRetryStorm", "ticket",
               "outbox:tries_per_message:ratio_rate5m > 1.2",
               "Messages need more tries than the objective of 1.2 allows.",
               "{{ $labels.job }} needs {{ $value | humanize }} tries a message.", wait="15m"),
+        # Tries again take their share of the rate: with many of them less is left for what is new.
+        alert("OutboxRateAtCap", "ticket", """
+              sum by (job) (rate(outbox_attempts_total[5m])) > 0.95 * (max by (job) (outbox_rate_limit) > 0)
+              and on (job) max by (job) (outbox:lag:seconds) > 60
+              """,
+              "The relay sends as fast as relay.rate, or an operator's rate, allows, and messages wait.",
+              "{{ $labels.job }} makes {{ $value | humanize }} tries a second, which is all that it may, and messages wait.", wait="15m"),
         # By the database's clock: the end is kept until somebody ends the work, or no topic is paused any more.
         alert("OutboxMaintenanceOverdue", "ticket", """
               time() - (max by (job) (outbox_maintenance_end_timestamp_seconds) > 0)

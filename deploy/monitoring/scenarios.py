@@ -71,6 +71,8 @@ def healthy(minutes, step):
         put("outbox_delivery_seconds_count", grow(600), topic=topic)
     put("outbox_redeliveries_total", grow(1), topic="orders", cause="crash")
     put("outbox_circuit_open", flat(0))
+    # 44.8 tries a second are just below what counts as the whole of it.
+    put("outbox_rate_limit", flat(50))
     put("outbox_reading_stopped", flat(0), cause="deferred_limit")
     put("outbox_reading_stopped", flat(1), cause="window_full")
     put("outbox_unaccounted_messages", flat(0))
@@ -255,6 +257,16 @@ def minutes():
     }, {12: [], 14: [], 16: ["OutboxStalled page"], 28: ["OutboxStalled page"]},
         # The trap: a ratio of nothing is nothing, and never 100 %.
         values=[(28, "outbox:delivery_slow:ratio_rate5m", {}), (28, "outbox:delivery_errors:ratio_rate5m", {})])
+    s.add("deliveries stop, and five minutes without any are a stall", 40, {
+        "outbox_messages_total outcome=delivered": steps((600, 20), (0, 20)),
+        "outbox_attempts_total result=ack": steps((600, 20), (0, 20)),
+        "outbox_attempts_total result=rejected": steps((72, 20), (0, 20)),
+        "outbox_oldest_pending_timestamp_seconds": "1080x40",
+    }, {24: [], 26: [], 28: ["OutboxStalled page"], 31: ["OutboxStalled page"]})
+    s.add("rows that go out every third minute flow", 40, {
+        "outbox_messages_total outcome=delivered": steps(*[(0, 2), (1800, 1)] * 13),
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
+    }, {23: ["OutboxLagHigh page topic=orders"]})
     s.add("nothing is delivered because nothing waits", 30, {
         "outbox_messages_total outcome=delivered": "6000x30",
         "outbox_attempts_total": "6000x30",
@@ -279,17 +291,31 @@ def minutes():
         "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
         "outbox_oldest_pending_timestamp_seconds topic=clicks": "600x40",
     }, {14: [], 19: [], 23: ["OutboxLagHigh page topic=orders", "OutboxLagHigh ticket topic=clicks"]})
+    s.add("the rate is used up and messages wait", 40, {"outbox_rate_limit": "50x5 46x35"},
+          {18: [], 23: ["OutboxRateAtCap ticket"]})
+    s.add("the rate is used up and none waits for long", 40, {
+        "outbox_rate_limit": "46x40", "outbox_oldest_pending_timestamp_seconds": "0x40",
+    }, {39: []})
+    s.add("tries again use the rate up", 60, {
+        "outbox_rate_limit": "60x60", "outbox_attempts_total result=rejected": steps((72, 20), (400, 40)),
+    }, {34: [], 37: ["OutboxRetryStorm ticket"], 40: ["OutboxRetryStorm ticket", "OutboxRateAtCap ticket"]})
+    s.add("no rate is set", 40, {"outbox_rate_limit": "0x40"}, {39: []})
     s.add("a topic that is paused or paced may wait", 40, {
         "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
         "outbox_oldest_pending_timestamp_seconds topic=mail": "600x40",
         "outbox_topic_lane topic=orders cause=paused": "1x40",
         "outbox_topic_lane topic=mail cause=paced": "1x40",
     }, {39: []})
-    s.add("a topic that failed and waits is told from one that is paused", 40, {
+    s.add("an at-most-once topic waits in its lane like any other", 40, {
+        "outbox_topic_lane topic=pulse cause=at_most_once": "1x40",
+        "outbox_oldest_pending_timestamp_seconds topic=pulse": "600x40",
+    }, {23: ["OutboxLagHigh page topic=pulse"]})
+    s.add("a topic that failed and waits is told once, and from one that is paused", 40, {
         "outbox_topic_lane topic=orders cause=missing": "_x5 1x36",
         "outbox_topic_lane topic=clicks cause=stalled": "_x5 1x36",
         "outbox_topic_lane topic=pulse cause=at_most_once": "1x40",
-    }, {18: [], 21: ["OutboxTopicSick page topic=orders cause=missing", "OutboxTopicSick ticket topic=clicks cause=stalled"]})
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "300x40",
+    }, {13: [], 18: ["OutboxTopicSick page topic=orders cause=missing", "OutboxTopicSick ticket topic=clicks cause=stalled"]})
     s.add("one of two relays cannot be scraped", 12, {f"up instance={STANDBY}": "1 1 0x10"},
           {6: [], 8: [f"OutboxTargetDown ticket instance={STANDBY}"]})
     s.add("one relay cannot reach kafka", 20, {f"outbox_dependency_up instance={STANDBY} dependency=kafka": "1 1 0x20"},
@@ -299,7 +325,7 @@ def minutes():
     s.add("kafka refuses the rights", 20, {"outbox_kafka_errors_total class=authorization": "0 0 0+1x20"},
           {7: [], 9: ["OutboxAuthenticationFailing page"]})
     s.add("a refusal that is over", 40, {"outbox_kafka_errors_total class=authentication": "0 0 1x40"},
-          {30: []})
+          {9: ["OutboxAuthenticationFailing page"], 30: []})
     s.add("three changes of the leader are a roll-out", 60, {
         f"outbox_leader_transitions_total instance={STANDBY}": "0x9 1x10 2x10 2x30",
     }, {29: [], 45: []})
@@ -309,14 +335,14 @@ def minutes():
     s.add("rows that nobody accounts for", 10, {"outbox_unaccounted_messages": "0x4 1x6"},
           {3: [], 6: ["OutboxUnaccountedMessages page"]})
     s.add("rows that nobody accounted for and that are published by now", 90, {"outbox_loss_incidents_total": "0x4 1x90"},
-          {3: [], 6: ["OutboxUnaccountedMessages page"], 80: []})
+          {3: [], 6: ["OutboxUnaccountedMessages page"], 45: ["OutboxUnaccountedMessages page"], 80: []})
     s.add("reconciliation misses a message", 10, {"outbox_reconcile_missing_messages": "0x4 1x6"},
           {3: [], 6: ["OutboxReconcileFoundLoss page"]})
     s.add("a takeover repeats more than usual", 100, {"outbox_redeliveries_total cause=takeover topic=orders": "0x30 200x70"},
           {29: [], 33: ["OutboxRedeliverySpike ticket"], 98: []})
     s.add("new dead letters", 40, {
         "outbox_dead_lettered_total topic=mail": "0x9 3x40",
-    }, {8: [], 12: ["OutboxDeadLettersNew ticket topic=mail"], 30: []})
+    }, {8: [], 12: ["OutboxDeadLettersNew ticket topic=mail"], 20: ["OutboxDeadLettersNew ticket topic=mail"], 30: []})
     s.add("messages need more tries", 40, {"outbox_attempts_total result=rejected": steps((72, 9), (156, 31))},
           {9: [], 22: [], 34: ["OutboxRetryStorm ticket"]})
     s.add("somebody shortens a topic's retention, and puts another one back in time", 40, {
@@ -332,6 +358,9 @@ def minutes():
     }, {15: []}, values=[(15, 'count(outbox:lag:seconds{topic="orders"})', {"{}": 1})])
     s.add("the volume will be full in four hours", 100, {"outbox_table_bytes table=message": "10000000000+400000000x100"},
           {8: [], 20: ["OutboxVolumeFull page"], 75: ["OutboxVolumeFull page"]})
+    s.add("the volume begins to fill up", 300, {
+        "outbox_table_bytes table=message": "10000000000x240 10000000000+400000000x60",
+    }, {280: [], 298: ["OutboxVolumeFull page"]})
     s.add("an at-most-once topic loses one message in a hundred", 30, {
         "outbox_messages_total topic=pulse outcome=dropped": "0+6x30",
     }, {4: [], 10: ["OutboxAtMostOnceLoss ticket topic=pulse"]})
@@ -340,10 +369,64 @@ def minutes():
     }, {29: []})
 
     # Error budget. Rates over six hours need six hours; each branch of the alerts is shown alone.
-    s.add("fast branch: two percent fail for an hour, and it is over five minutes after the repair", 150, {
-        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 60), (12, 60), (0, 30)),
-    }, {118: ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"],
-        145: ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
+    burn, slow_burn = "OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"
+    late, slow_late = "OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"
+    dead = "outbox_messages_total topic=mail outcome=dead_lettered"
+    fast = "outbox_delivery_seconds_bucket topic=mail le=5"
+    s.add("fast branch: two percent fail for an hour, and it is over when half an hour was clean", 160, {
+        dead: steps((0, 60), (12, 60), (0, 40)),
+    }, {118: [burn, slow_burn], 155: [slow_burn]})
+    s.add("fast branch alone, not far above its thresholds, and five minutes that are better end it", 460, {
+        dead: steps((0, 400), (25, 30), (3, 30)),
+    }, {429: [burn, slow_burn], 440: [slow_burn]})
+    s.add("twelve failures of a quiet topic wake somebody", 150, {
+        "outbox_messages_total topic=mail outcome=delivered": "0x150",
+        "outbox_attempts_total topic=mail": "0x150",
+        dead: "0x119 12x31",
+    }, {121: [burn, slow_burn]})
+    s.add("the fast branch of latency alone, and five minutes that are better end it", 480, {
+        fast: steps((582, 400), (60, 54), (420, 26)),
+    }, {453: [late, slow_late], 460: [slow_late]})
+    s.add("ten minutes of slow messages are too little for the hour", 440, {
+        fast: steps((582, 400), (60, 10), (582, 30)),
+    }, {409: []})
+    s.add("forty minutes of latency are too little for six hours", 460, {
+        fast: steps((582, 400), (300, 40), (582, 20)),
+    }, {439: [slow_late]})
+    # Each rate in the middle of its range, after a change: a longer range would show less of it, a shorter one more.
+    of_mail = '{JOB},topic="mail",owner="mail",tier="standard"'.replace("{JOB}", JOB)
+    s.add("the short ranges of errors and latency", 120, {
+        dead: steps((0, 100), (600, 20)),
+        fast: steps((600, 100), (300, 20)),
+    }, {}, values=[
+        (102, 'round(outbox:delivery_errors:ratio_rate5m{topic="mail"} * 1000)', {f"{{{of_mail}}}": 286}),
+        (115, 'round(outbox:delivery_errors:ratio_rate30m{topic="mail"} * 1000)', {f"{{{of_mail}}}": 333}),
+        (102, 'round(outbox:delivery_slow:ratio_rate5m{topic="mail"} * 1000)', {f"{{{of_mail}}}": 200}),
+        (115, 'round(outbox:delivery_slow:ratio_rate30m{topic="mail"} * 1000)', {f"{{{of_mail}}}": 250}),
+    ])
+    s.add("the ranges of everything else", 360, {
+        "outbox_read_messages_total": steps((600, 300), (1200, 60)),
+        "outbox_messages_total outcome=delivered": steps((600, 300), (1200, 60)),
+        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 300), (600, 60)),
+        "outbox_messages_total topic=pulse outcome=dropped": steps((0, 300), (600, 60)),
+        "outbox_attempts_total result=rejected": steps((72, 300), (1200, 60)),
+        "outbox_redeliveries_total cause=crash": steps((0, 300), (60, 60)),
+        "outbox_delivery_seconds_bucket topic=mail le=5": steps((600, 300), (588, 60)),
+        "process_cpu_seconds_total": steps((6, 300), (60, 60)),
+    }, {}, values=[
+        (302, "round(outbox:produced:rate5m)", {f"{{{JOB}}}": 56}),
+        (302, "round(outbox:delivered:rate5m)", {f"{{{JOB}}}": 56}),
+        (302, "round(outbox:tries_per_message:ratio_rate5m * 100)", {f"{{{JOB}}}": 125}),
+        (301, "round(outbox:retries:rate1m)", {f"{{{JOB}}}": 80}),
+        (302, "round(outbox:retries:rate1m)", {f"{{{JOB}}}": 80}),
+        (330, "round(outbox:possible_duplicates:ratio_rate1h * 1e5)", {f"{{{JOB}}}": 833}),
+        (330, 'round(outbox:dead_letters:ratio_rate1h{topic="mail"} * 1000)', {f'{{{JOB},topic="mail"}}': 250}),
+        (330, 'round(outbox:at_most_once_loss:ratio_rate1h * 1000)',
+         {f'{{{JOB},topic="pulse",owner="web",tier="standard"}}': 250}),
+        (302, 'round(outbox:delivery_seconds:p95_5m{topic="mail"} * 1000)', {f'{{{JOB},topic="mail"}}': 4788}),
+        (330, "round(outbox:cost:cpu_seconds_per_million)", {f"{{{JOB}}}": 18333}),
+        (330, "round(outbox:cost:money_per_million * 1000)", {f"{{{JOB}}}": 183}),
+    ])
     s.add("a topic of a low tier burns, and nobody is woken", 150, {
         "outbox_messages_total topic=clicks outcome=expired": steps((0, 60), (200, 60), (0, 30)),
     }, {118: ["OutboxDeliveryErrorBudgetBurn ticket topic=clicks", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=clicks"],
@@ -428,9 +511,9 @@ def days():
         "outbox_messages_total topic=mail outcome=dead_lettered": "0x72 0+600x6 3600x60",
     }, {hours(13): ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"],
         hours(14): ["OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail"]})
-    s.add("half an hour of half a percent is too little for six hours", hours(20), {
+    s.add("half an hour of one percent is too little for six hours", hours(20), {
         "outbox_messages_total topic=mail outcome=dead_lettered": "0x100 0+60x3 180x30",
-    }, {hours(17) + 10: []})
+    }, {hours(17) + 20: []})
     s.add("page branch of six hours of latency: two in five are slow", hours(10), {
         "outbox_delivery_seconds_bucket topic=mail le=5": "0+3600x60",
     }, {hours(8): ["OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
@@ -440,6 +523,52 @@ def days():
     s.add("ticket branch of three days of latency: seven in a hundred are slow", hours(80), {
         "outbox_delivery_seconds_bucket topic=mail le=5": "0+5580x480",
     }, {hours(78): ["OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
+    # Each branch alone. Where traffic is even, a day of three times the budget is three days of once the budget; so two days of much
+    # traffic without failures come before.
+    slow_burn, slow_late = "OutboxDeliveryErrorBudgetBurnSlow ticket topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"
+    dead, fast = "outbox_messages_total topic=mail outcome=dead_lettered", "outbox_delivery_seconds_bucket topic=mail le=5"
+    busy = {
+        "outbox_messages_total topic=mail outcome=delivered": steps((60_000, 288), (6000, 192)),
+        "outbox_delivery_seconds_count topic=mail": steps((60_000, 288), (6000, 192)),
+    }
+    s.add("branch of a day alone", hours(80), {
+        **busy, dead: steps((0, 288), (24, 192)), fast: steps((59_700, 288), (4800, 192)),
+    }, {hours(73): [slow_burn, slow_late]})
+    s.add("branch of a day alone, and two hours that are better end it", hours(80), {
+        **busy, dead: steps((0, 288), (24, 150), (6, 42)), fast: steps((59_700, 288), (4800, 150), (5820, 42)),
+    }, {hours(73): [slow_burn, slow_late], hours(75): []})
+    s.add("two hours of half a percent, or of thirty percent that are late, are too little for a day and for three", hours(84), {
+        dead: steps((0, 468), (30, 12), (0, 24)), fast: steps((5820, 468), (4200, 12), (5820, 24)),
+    }, {hours(80): []})
+    s.add("three days that are over the budget, and six hours that are better end it", hours(90), {
+        dead: steps((0, 24), (12, 432), (3, 84)), fast: steps((5820, 24), (5580, 432), (5820, 84)),
+    }, {hours(75): [slow_burn, slow_late], hours(83): []})
+    s.add("six hours that are over the budget, and half an hour that is better ends the page", hours(24), {
+        dead: steps((0, 60), (48, 48), (18, 36)), fast: steps((5820, 60), (3600, 48), (5400, 36)),
+    }, {hours(18): ["OutboxDeliveryErrorBudgetBurn page topic=mail", "OutboxLatencyBudgetBurn page topic=mail", slow_burn, slow_late],
+        hours(18) + 40: [slow_burn, slow_late]})
+    s.add("ten failures have to be of the last six hours", hours(24), {
+        "outbox_messages_total topic=mail outcome=delivered": "0x144",
+        dead: steps((0, 60), (50, 2), (0, 70), (4, 12)),
+    }, {hours(22) + 10: [slow_burn]})
+    s.add("ten failures of six hours, of which few are new", hours(24), {
+        "outbox_messages_total topic=mail outcome=delivered": "0x144",
+        dead: steps((0, 100), (6, 2), (0, 20), (1, 22)),
+    }, {hours(20) + 40: ["OutboxDeliveryErrorBudgetBurn page topic=mail", slow_burn]})
+    # Each rate in the middle of its range, after a change: a longer range would show less of it, a shorter one more.
+    of_mail = f'{{{JOB},topic="mail",owner="mail",tier="standard"}}'
+    middle = [("1h", 30), ("2h", 60), ("6h", 180), ("1d", 720), ("3d", 2160)]
+    s.add("the long ranges of errors and latency", hours(112), {
+        dead: steps((0, 450), (6000, 222)), fast: steps((6000, 450), (3000, 222)),
+    }, {}, values=[
+        (hours(75) + minutes, f'round(outbox:delivery_{what}:ratio_rate{window}{{topic="mail"}} * 1000)', {of_mail: value})
+        for window, minutes in middle for what, value in (("errors", 333), ("slow", 250))
+    ])
+    s.add("planned work of nearly a day, for which every relay is stopped", hours(30), {
+        "outbox_maintenance_end_timestamp_seconds": f"0x6 {3600 * 23}x6 stale",
+        **{metric: "1x12 stale" for metric in sorted({one.split("{")[0] for one in healthy(10, 10)})
+           if not metric.startswith(("up", "outbox_maintenance_end"))},
+    }, {hours(12): [], hours(22): [], hours(24): ["OutboxNoLeader@nowhere page"]}, drop=["up"])
     return s
 
 

@@ -197,6 +197,11 @@ pub const SERIES: &[Series] = &[
         "1 while a setting of a topic is not as this leader saw it first, or can lose records; looked at about once a minute.",
     ),
     gauge("outbox_deferred_limit", &[], "Deferred rows at which reading stops: retry.deferred_max."),
+    gauge(
+        "outbox_rate_limit",
+        &[],
+        "Records a second, tries again included, that all topics together may have: relay.rate, or what operators have set; 0 without a limit.",
+    ),
     gauge("outbox_reading_stopped", &["cause"], "1 while nothing is read: deferred_limit or window_full."),
     gauge("outbox_leader", &[], "1 while this process leads, 0 on a standby."),
     gauge("outbox_lease_epoch", &[], "The epoch of the lease that this process holds or last saw."),

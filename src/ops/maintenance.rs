@@ -30,7 +30,8 @@ pub async fn run(session: &mut Session, command: MaintenanceCommand) -> anyhow::
             // Usually it is one. A second one that no leader has taken up yet must not come to life behind the first.
             let mut ended = ExitCode::SUCCESS;
             for request in open {
-                let what = format!("end the maintenance that {} announced, request {}", request.who, request.id);
+                let what =
+                    format!("end the maintenance that {} announced, request {}", request.who, request.id);
                 ended = carry_out(session, Ask::cancel(request.id), &change, &what, None).await?;
                 // Whoever was asked once has agreed.
                 change.yes = true;

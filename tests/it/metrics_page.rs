@@ -44,6 +44,7 @@ const QUESTIONS: &[(&str, &[&str])] = &[
             "outbox_topic_setting_drift",
             "outbox_reading_stopped",
             "outbox_deferred_limit",
+            "outbox_rate_limit",
             "outbox_maintenance",
             "outbox_maintenance_end_timestamp_seconds",
         ],

@@ -269,7 +269,8 @@ async fn planned_work_is_announced_with_an_end_shown_and_ended() {
     assert!(!say(&env, "status").await.data.contains("maintenance"));
     let audit = say(&env, "requests list").await;
     says(&audit, 0, &["cancelled", "upgrade"]);
-    let refused = Said::of(run_as(&env, "reader_login", &["maintenance", "start", "--for", "1h", "--yes"]).await);
+    let refused =
+        Said::of(run_as(&env, "reader_login", &["maintenance", "start", "--for", "1h", "--yes"]).await);
     says(&refused, 1, &["outbox_admin"]);
 }
 

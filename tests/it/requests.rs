@@ -205,9 +205,16 @@ async fn rates_and_policies_change_at_run_time() {
     expect_complete(&env, &topic, 1, 300).await;
 
     // The drain of everything together has a pace as well.
+    let limit = async |limit: f64| {
+        let shown = async || relay.metrics().await.value("outbox_rate_limit", &[]) == limit;
+        eventually(DEADLINE, &format!("the limit is {limit}"), shown).await;
+    };
+    limit(0.0).await;
     ask(&env, "outbox.set_rate(null, 200, '10 minutes')", "running").await;
+    limit(200.0).await;
     write_many(&env, &well, 1, 1000, 300).await;
     ask(&env, "outbox.set_rate(null, null)", "running").await;
+    limit(0.0).await;
     assert_complete(&env.expect_records(&well, 1300).await, 1, 1300);
 
     write(&env, &[Line::new(&narrow, "k", 0).of_bytes(5000), Line::new(&narrow, "k", 1)]).await;

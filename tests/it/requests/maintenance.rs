@@ -1,6 +1,6 @@
 //! Planned work: announced, seen by leader and standbys, over by itself or by word, overdue while a topic stands.
 
-use outbox_relay::store::{Server, Session, backlog};
+use outbox_relay::store::{Session, backlog};
 
 use super::{ask, impatient};
 use crate::operate::{say, says};
@@ -82,8 +82,7 @@ async fn announced(session: &mut Session) -> Option<bool> {
 #[tokio::test(flavor = "multi_thread")]
 async fn planned_work_needs_no_leader() {
     let env = Env::new().await;
-    let server = Server::new([env.relay_url().as_str()]).expect("a server");
-    let mut session = server.connect("sample").await.expect("a connection");
+    let mut session = env.store().connect("sample").await.expect("a connection");
     assert_eq!(announced(&mut session).await, None);
     env.execute("select outbox.set_maintenance('1 hour')").await;
     env.execute("select outbox.set_maintenance('2 hours')").await;
