@@ -89,7 +89,7 @@ scale: servers ## the tests about many rows, with up to a million: a quarter of 
 lint: setup compose-check ## format, clippy, scripts and docker-compose.yml
 	@cargo fmt --check
 	@cargo clippy --all-targets $(CARGO_FLAGS) -- -D warnings
-	@cargo clippy --test faults $(CARGO_FLAGS) -- -D warnings
+	@cargo clippy --test faults --test drill $(CARGO_FLAGS) -- -D warnings
 	@for script in scripts/*.sh .ci/run; do bash -n $$script; done
 
 .PHONY: compose-check
@@ -104,6 +104,14 @@ target/python/ready: deploy/requirements.txt scripts/python.sh | setup
 .PHONY: rules
 rules: target/python/ready ## writes and tests the alert rules: what fires when, and that each change of a rule is noticed
 	@scripts/rules.sh
+
+.PHONY: rules-check
+rules-check: target/python/ready ## the same in less than a minute, without breaking the rules on purpose; writes nothing
+	@scripts/rules.sh check
+
+.PHONY: drill
+drill: servers target/python/ready ## real relays, Prometheus and Alertmanager: does each fault fire its alert and no other page? half an hour
+	@cargo test $(CARGO_FLAGS) --test drill -- $(FAULTS)
 
 .PHONY: manifests
 manifests: target/python/ready ## checks deploy/kubernetes against three versions of Kubernetes and its own list

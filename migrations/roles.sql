@@ -116,7 +116,8 @@ begin
         -- The functions run with their caller's rights, so the right to call one is worth no more than those above.
         select case
                 when proname in ('publish', 'publish_many', 'take_turn', 'is_sendable', 'refuse', 'brake', 'pressure') then 'outbox_producer'
-                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal', 'replay', 'set_quota') then 'outbox_admin'
+                when proname in ('requeue', 'discard', 'pause', 'resume', 'set_rate', 'set_policy', 'cancel', 'reveal', 'replay', 'set_quota', 'set_maintenance', 'end_maintenance')
+                    then 'outbox_admin'
                 else 'outbox_relay'
             end,
             format('execute on function %s', oid::regprocedure)
@@ -126,6 +127,8 @@ begin
         -- A check constraint is looked at by whoever writes the row, the relay's reports included.
         select 'outbox_admin', format('execute on function outbox.%s(text, text, jsonb, jsonb, int)', name)
         from unnest('{is_askable,is_replayable}'::text[]) as name
+        union all
+        select 'outbox_admin', 'execute on function outbox.is_maintenance(text, jsonb, jsonb, int, timestamptz, timestamptz)'
         union all
         select 'outbox_admin', 'execute on function outbox.note_reconciliation(text, timestamptz, bigint, bigint, bigint, bigint, jsonb)'
         union all

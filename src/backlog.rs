@@ -65,6 +65,9 @@ pub async fn sample(
                 metrics.reconcile_missing_messages.set(sample.reconciled.missing as f64);
                 metrics.reconcile_duplicate_messages.set(sample.reconciled.duplicates as f64);
                 metrics.reconcile_last_success_timestamp.set(sample.reconciled.ended);
+                let announced = sample.maintenance;
+                metrics.maintenance.set(f64::from(u8::from(announced.is_some_and(|work| work.holds))));
+                metrics.maintenance_end_timestamp.set(announced.map_or(0.0, |work| work.ends));
                 if sample.ready > 0 || !sample.oldest_waiting.is_empty() {
                     pause = EVERY_WHILE_WAITING.max(started.elapsed() * REST).min(4 * EVERY);
                 }

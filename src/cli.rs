@@ -17,8 +17,8 @@ use self::bench::BenchOptions;
 use self::bundle::DebugCommand;
 use self::check::CheckOptions;
 use self::operate::{
-    DlqCommand, KeysCommand, LeaseCommand, MessageOptions, ReconcileOptions, ReplayOptions, RequestsCommand,
-    Show, TopicsCommand,
+    DlqCommand, KeysCommand, LeaseCommand, MaintenanceCommand, MessageOptions, ReconcileOptions,
+    ReplayOptions, RequestsCommand, Show, TopicsCommand,
 };
 use self::watch::{TapOptions, TopOptions};
 
@@ -167,6 +167,9 @@ pub enum Command {
     /// Who leads
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// Planned work: announce it with an end, so that nobody is paged for what it stops
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// What operators asked for, and what came of it
     #[command(subcommand)]
     Requests(RequestsCommand),
@@ -294,6 +297,9 @@ mod tests {
         check("migrate --down --rebase", false);
         check("check --wait 2m --timeout 3s -o json --strict", true);
         check("check --wait soon", false);
+        check("maintenance start --for 30m --why upgrade --yes", true);
+        check("maintenance start --yes", false);
+        check("maintenance end", true);
         check("sprint", false);
     }
 

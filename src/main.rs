@@ -67,6 +67,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Keys(_)
         | Command::Topics(_)
         | Command::Lease(_)
+        | Command::Maintenance(_)
         | Command::Requests(_)) => {
             let config = Config::load_without_kafka(file, config::environment())?;
             // Only what went wrong may stand between a command's own lines.

@@ -70,6 +70,12 @@ pub struct Metrics {
     pub reconcile_duplicate_messages: Gauge,
     /// When the newest one ended, in Unix seconds.
     pub reconcile_last_success_timestamp: Gauge,
+    /// When the last confirmed heartbeat row was written, in Unix seconds.
+    pub heartbeat_confirmed_timestamp: Gauge,
+    /// 1 while planned work is announced and its end is still to come.
+    pub maintenance: Gauge,
+    /// When planned work that nobody has ended is to end, in Unix seconds.
+    pub maintenance_end_timestamp: Gauge,
     /// When the oldest row of the ring was written, in Unix seconds.
     pub oldest_slot_timestamp: Gauge,
     /// When the oldest open transaction began, in Unix seconds.
@@ -98,6 +104,7 @@ pub struct Metrics {
     pub circuit_open: Gauge,
     /// `retry.deferred_max`.
     pub deferred_limit: Gauge,
+    rate_limit: Gauge,
     /// 1 while this process leads.
     pub leader: Gauge,
     /// The epoch of our lease, or the last one seen.
@@ -176,6 +183,9 @@ impl Metrics {
             reconcile_missing_messages: build.gauge("outbox_reconcile_missing_messages"),
             reconcile_duplicate_messages: build.gauge("outbox_reconcile_duplicate_messages"),
             reconcile_last_success_timestamp: build.gauge("outbox_reconcile_last_success_timestamp_seconds"),
+            heartbeat_confirmed_timestamp: build.gauge("outbox_heartbeat_confirmed_timestamp_seconds"),
+            maintenance: build.gauge("outbox_maintenance"),
+            maintenance_end_timestamp: build.gauge("outbox_maintenance_end_timestamp_seconds"),
             oldest_slot_timestamp: build.gauge("outbox_oldest_slot_timestamp_seconds"),
             oldest_transaction_timestamp: build.gauge("outbox_oldest_transaction_timestamp_seconds"),
             topic_lane: build.gauges("outbox_topic_lane"),
@@ -202,6 +212,7 @@ impl Metrics {
             last_delivery_timestamp: build.gauge("outbox_last_delivery_timestamp_seconds"),
             blocked_keys: build.gauge("outbox_blocked_keys"),
             deferred_limit: build.gauge("outbox_deferred_limit"),
+            rate_limit: build.gauge("outbox_rate_limit"),
             leader: build.gauge("outbox_leader"),
             lease_epoch: build.gauge("outbox_lease_epoch"),
             lease_expiry_timestamp: build.gauge("outbox_lease_expiry_timestamp_seconds"),
@@ -324,6 +335,7 @@ impl Metrics {
             &self.in_flight_bytes,
             &self.blocked_keys,
             &self.circuit_open,
+            &self.rate_limit,
             &self.unaccounted_messages,
             &self.oldest_slot_timestamp,
             &self.oldest_transaction_timestamp,
@@ -339,6 +351,11 @@ impl Metrics {
         self.topic_lane.reset();
         self.set_backlog(BacklogState::Laned, 0);
         StopCause::ALL.iter().for_each(|cause| self.set_reading_stopped(*cause, false));
+    }
+
+    /// How many records a second all topics together may have; `None` is no limit.
+    pub fn set_rate_limit(&self, rate: Option<u32>) {
+        self.rate_limit.set(rate.map_or(0.0, f64::from));
     }
 
     /// Sets the size of a table.

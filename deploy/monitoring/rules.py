@@ -51,6 +51,20 @@ def record(name, expression, labels=None):
     return rule
 
 
+# Planned work (`outbox-relay maintenance start`) holds back what says that messages stand still or are late. It never holds back what
+# says that messages are lost, or that the volume fills up: planned work makes that more likely, and it stops every service that writes.
+# The rules do it, and not Alertmanager, because many share an Alertmanager whose configuration is not theirs.
+HELD = "unless on (job) outbox:maintenance:holds == 1"
+# What waited meanwhile is delivered late when the work is over, and stands in the fast burn's long window for an hour more.
+HELD_AND_AFTER = "unless on (job) max_over_time(outbox:maintenance:holds[1h]) == 1"
+
+
+def held(expression, how=HELD):
+    """The expression, held back while planned work goes on."""
+    inner = "\n".join("  " + line for line in text(expression).rstrip("\n").split("\n"))
+    return f"(\n{inner}\n)\n{how}"
+
+
 def alert(name, severity, expression, summary, description, wait=None, dashboard="outbox-on-call", owner=None):
     rule = {"alert": name, "expr": text(expression)}
     if wait:
@@ -107,6 +121,16 @@ def recordings():
             {INFO}{{delivery="at_least_once"}}
             """))
     rules += [
+        # Whether planned work goes on: 1 until the announced end, 0 otherwise. By the end and not by outbox_maintenance, which stays as
+        # it is when Postgres cannot be asked; and for a day, the longest that is taken, also when all relays are stopped for it.
+        record("outbox:maintenance:holds", """
+            (
+              max by (job) (outbox_maintenance_end_timestamp_seconds)
+              or
+              max by (job) (last_over_time(outbox_maintenance_end_timestamp_seconds[1d]))
+            )
+            > bool time()
+            """),
         record("outbox:delivery_failed:increase6h", """
             sum by (job, topic) (increase(outbox_messages_total{outcome!~"delivered|discarded"}[6h]))
             """),
@@ -189,7 +213,7 @@ def service_levels():
     floor = "outbox:delivery_failed:increase6h >= 10"
     return [
         alert("OutboxDeliveryErrorBudgetBurn", BY_TIER,
-              f"(\n{burns(errors, FAST)}\n)\nand on (job, topic) {floor}",
+              held(f"(\n{burns(errors, FAST)}\n)\nand on (job, topic) {floor}"),
               "Messages become dead letters, expire or get lost so fast that the month's error budget will be gone within days.",
               "Topic {{ $labels.topic }} ({{ $labels.job }}) spends its error budget {{ $value | humanize }} times as fast as it may."),
         alert("OutboxDeliveryErrorBudgetBurnSlow", "ticket",
@@ -198,7 +222,7 @@ def service_levels():
               "Topic {{ $labels.topic }} ({{ $labels.job }}) spends its error budget {{ $value | humanize }} times as fast as it may.",
               dashboard="outbox-executive"),
         alert("OutboxLatencyBudgetBurn", BY_TIER,
-              burns(slow, FAST, SLOW_BUDGET),
+              held(burns(slow, FAST, SLOW_BUDGET), HELD_AND_AFTER),
               "Far more messages than allowed take longer than five seconds from insert to Kafka.",
               "Of topic {{ $labels.topic }} ({{ $labels.job }}), {{ $value | humanizePercentage }} took longer than 5 s."),
         alert("OutboxLatencyBudgetBurnSlow", "ticket",
@@ -217,47 +241,56 @@ def service_levels():
 def outages():
     return [
         alert("OutboxNoLeader", "page",
-              "sum by (job) (outbox_leader) == 0 or absent(outbox_leader)",
+              # Without any relay nothing says of which outbox; planned work on one of them is taken for the reason.
+              f"(sum by (job) (outbox_leader) == 0 {HELD})\nor\n(absent(outbox_leader) {HELD.replace('(job)', '()')})",
               "No relay holds the lease, so nothing is published.",
               "For a minute no relay of {{ $labels.job }} has led.", wait="1m"),
-        alert("OutboxStalled", "page", """
+        alert("OutboxStalled", "page", held("""
               max by (job) (outbox_backlog_messages{state="ready"}) > 0
               and on (job) max by (job) (outbox:lag:seconds) > 120
               and on (job) sum by (job) (rate(outbox_messages_total[5m])) == 0
-              """,
+              """),
               "Messages wait and none is delivered.",
               "{{ $labels.job }} has about {{ $value | humanize }} messages waiting and has delivered none for five minutes.", wait="2m"),
+        # A page although it may be the heartbeat's topic alone: it is the one sign that covers what nobody has thought of. Beside an
+        # outage that is told, Alertmanager holds it back. 0: heartbeats are off, or none was confirmed yet.
+        alert("OutboxHeartbeatStale", "page", held("""
+              time() - (max by (job) (outbox_heartbeat_confirmed_timestamp_seconds) > 0) > 300
+              """),
+              "No heartbeat row has gone all the way from Postgres to Kafka for more than five minutes.",
+              "The last heartbeat of {{ $labels.job }} was confirmed {{ $value | humanizeDuration }} ago.", wait="2m"),
         alert("OutboxCircuitOpen", "page",
-              "max by (job) (outbox_circuit_open) == 1",
+              held("max by (job) (outbox_circuit_open) == 1"),
               "Kafka confirms nothing, so the relay hands nothing over; messages wait in Postgres.",
               "The circuit of {{ $labels.job }} has been open for five minutes.", wait="5m"),
         alert("OutboxReadingStopped", "page",
-              'max by (job) (outbox_reading_stopped{cause="deferred_limit"}) == 1',
+              held('max by (job) (outbox_reading_stopped{cause="deferred_limit"}) == 1'),
               "So many rows are deferred that the relay reads no more, of any topic.",
               "{{ $labels.job }} holds retry.deferred_max rows back and reads nothing.", wait="1m"),
-        alert("OutboxLagHigh", BY_TIER, """
+        # A topic that is read on its own waits for a reason, which OutboxTopicSick tells, or which somebody has set.
+        alert("OutboxLagHigh", BY_TIER, held("""
               (
                 outbox:lag:seconds > 300
-                unless on (job, topic) max by (job, topic) (outbox_topic_lane{cause=~"paused|paced"}) == 1
+                unless on (job, topic) max by (job, topic) (outbox_topic_lane{cause!="at_most_once"}) == 1
               )
               and on (job) sum by (job) (rate(outbox_messages_total[5m])) > 0
-              """,
+              """),
               "Messages are delivered, but some wait far too long.",
               "The oldest message of topic {{ $labels.topic }} ({{ $labels.job }}) has waited {{ $value | humanizeDuration }}.", wait="5m"),
         alert("OutboxTargetDown", "ticket",
-              'up{job=~".*outbox-relay.*"} == 0',
+              held('up{job=~".*outbox-relay.*"} == 0'),
               "A relay cannot be scraped: it is down, or the way to it is.",
               "{{ $labels.instance }} of {{ $labels.job }} has not answered for five minutes.", wait="5m"),
         alert("OutboxDependencyDown", "ticket",
-              "min by (job, dependency) (outbox_dependency_up) == 0",
+              held("min by (job, dependency) (outbox_dependency_up) == 0"),
               "A relay cannot use Postgres or Kafka.",
               "{{ $labels.dependency }} fails for a relay of {{ $labels.job }}.", wait="10m"),
         alert("OutboxAuthenticationFailing", "page",
-              'sum by (job) (increase(outbox_kafka_errors_total{class=~"authentication|authorization"}[10m])) > 0',
+              held('sum by (job) (increase(outbox_kafka_errors_total{class=~"authentication|authorization"}[10m])) > 0'),
               "Kafka refuses the relay's login or rights.",
               "{{ $labels.job }} was refused {{ $value | humanize }} times in ten minutes.", wait="5m"),
         alert("OutboxLeaderFlapping", "ticket",
-              "sum by (job) (increase(outbox_leader_transitions_total[30m])) > 3",
+              held("sum by (job) (increase(outbox_leader_transitions_total[30m])) > 3"),
               "The lease goes from relay to relay.",
               "The leader of {{ $labels.job }} changed {{ $value | humanize }} times in half an hour."),
     ]
@@ -300,16 +333,30 @@ def failures():
               "time() - (max by (job) (outbox_oldest_blocked_key_timestamp_seconds) > 0) > 3600",
               "A key has been blocked for more than an hour: its later messages wait for one that fails.",
               "The longest blocked key of {{ $labels.job }} has waited {{ $value | humanizeDuration }}."),
-        alert("OutboxTopicSick", BY_TIER, f"""
+        alert("OutboxTopicSick", BY_TIER, held(f"""
               (max by (job, topic, cause) (outbox_topic_lane{{cause!~"at_most_once|paused|paced"}}) == 1)
               {INFO}
-              """,
+              """),
               "A topic cannot take messages, or not at the pace at which they come; all others go on.",
-              "Topic {{ $labels.topic }} ({{ $labels.job }}) has been read on its own for 15 minutes: {{ $labels.cause }}.", wait="15m"),
+              "Topic {{ $labels.topic }} ({{ $labels.job }}) has been read on its own for ten minutes: {{ $labels.cause }}.", wait="10m"),
         alert("OutboxRetryStorm", "ticket",
               "outbox:tries_per_message:ratio_rate5m > 1.2",
               "Messages need more tries than the objective of 1.2 allows.",
               "{{ $labels.job }} needs {{ $value | humanize }} tries a message.", wait="15m"),
+        # Tries again take their share of the rate: with many of them less is left for what is new.
+        alert("OutboxRateAtCap", "ticket", """
+              sum by (job) (rate(outbox_attempts_total[5m])) > 0.95 * (max by (job) (outbox_rate_limit) > 0)
+              and on (job) max by (job) (outbox:lag:seconds) > 60
+              """,
+              "The relay sends as fast as relay.rate, or an operator's rate, allows, and messages wait.",
+              "{{ $labels.job }} makes {{ $value | humanize }} tries a second, which is all that it may, and messages wait.", wait="15m"),
+        # By the database's clock: the end is kept until somebody ends the work, or no topic is paused any more.
+        alert("OutboxMaintenanceOverdue", "ticket", """
+              time() - (max by (job) (outbox_maintenance_end_timestamp_seconds) > 0)
+              unless on (job) max by (job) (outbox_maintenance) == 1
+              """,
+              "The time of planned work is over, nobody has ended it, and a topic is still paused. Alerts are on again.",
+              "The maintenance of {{ $labels.job }} was to end {{ $value | humanizeDuration }} ago.", wait="15m"),
     ]
 
 

@@ -159,6 +159,21 @@ pub const EXAMPLES: &[(&str, Examples)] = &[
     ("lease", &[("lease show", "who leads, and who led"), ("lease resign", "let another relay lead")]),
     ("lease show", &[("lease show", "who leads, and who led")]),
     ("lease resign", &[("lease resign --why 'node is drained'", "another relay takes over within a second")]),
+    (
+        "maintenance",
+        &[
+            ("maintenance start --for 30m --why 'kafka upgrade'", "nobody is paged for it meanwhile"),
+            ("maintenance end", "done earlier"),
+        ],
+    ),
+    (
+        "maintenance start",
+        &[
+            ("maintenance start --for 30m --why 'kafka upgrade'", "ends by itself"),
+            ("maintenance start --for 2h --why 'it takes longer'", "another end, from now on"),
+        ],
+    ),
+    ("maintenance end", &[("maintenance end --why 'kafka is back'", "alerts are on again")]),
     ("requests", &[("requests list", "the audit trail"), ("requests cancel 17", "goes no further")]),
     ("requests list", &[("requests list --open", "what is not over")]),
     ("requests show", &[("requests show 17", "who, when, why, and what came of it")]),

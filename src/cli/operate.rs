@@ -432,6 +432,30 @@ pub enum LeaseCommand {
     },
 }
 
+/// Planned work that stops something.
+#[derive(Debug, Clone, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Hold alerts about what stands still back for a while, a day at most; those about loss and a full volume go on
+    ///
+    /// It stops nothing: pause topics, or stop servers, beside it. A later one takes its place, to go on or to end earlier. When its
+    /// time is over alerts are on again; if a topic is still paused by then, it counts as overdue until the topic is resumed or
+    /// somebody says `maintenance end`.
+    Start {
+        /// Until then, with the time that a backlog takes to drain
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasting: Duration,
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+    /// The work is done: alerts are on again. What is paused stays so
+    End {
+        /// How to go about it.
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
 /// What operators asked for: the audit trail.
 #[derive(Debug, Clone, Subcommand)]
 pub enum RequestsCommand {

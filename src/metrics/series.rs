@@ -166,6 +166,21 @@ pub const SERIES: &[Series] = &[
         "When the newest reconciliation ended, whatever it found, in Unix seconds; 0 if there was none.",
     ),
     gauge(
+        "outbox_heartbeat_confirmed_timestamp_seconds",
+        &[],
+        "When the last heartbeat row that Kafka confirmed was written, by the database's clock, in Unix seconds; 0 while heartbeats are off or none was confirmed.",
+    ),
+    gauge(
+        "outbox_maintenance",
+        &[],
+        "1 while planned work is announced and its end, by the database's clock, is still to come.",
+    ),
+    gauge(
+        "outbox_maintenance_end_timestamp_seconds",
+        &[],
+        "When announced planned work is to end, in Unix seconds, until somebody ends it or no topic is paused any more; 0 if there is none.",
+    ),
+    gauge(
         "outbox_unaccounted_messages",
         &[],
         "Rows that were passed by, that no settlement accounts for, and that are not published yet.",
@@ -187,6 +202,11 @@ pub const SERIES: &[Series] = &[
         "1 while a setting of a topic is not as this leader saw it first, or can lose records; looked at about once a minute.",
     ),
     gauge("outbox_deferred_limit", &[], "Deferred rows at which reading stops: retry.deferred_max."),
+    gauge(
+        "outbox_rate_limit",
+        &[],
+        "Records a second, tries again included, that all topics together may have: relay.rate, or what operators have set; 0 without a limit.",
+    ),
     gauge("outbox_reading_stopped", &["cause"], "1 while nothing is read: deferred_limit or window_full."),
     gauge("outbox_leader", &[], "1 while this process leads, 0 on a standby."),
     gauge("outbox_lease_epoch", &[], "The epoch of the lease that this process holds or last saw."),

@@ -8,6 +8,7 @@ pub mod dlq;
 mod http;
 pub mod keys;
 pub mod lease;
+pub mod maintenance;
 pub mod manual;
 pub mod message;
 pub mod migrate;
@@ -51,6 +52,7 @@ pub async fn run(config: Config, command: Command) -> anyhow::Result<ExitCode> {
         Command::Keys(command) => keys::run(&mut session, command).await,
         Command::Topics(command) => topics::run(&mut session, command).await,
         Command::Lease(command) => lease::run(&mut session, command).await,
+        Command::Maintenance(command) => maintenance::run(&mut session, command).await,
         Command::Requests(command) => requests::run(&mut session, command).await,
         Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("main has commands of its own for these")

@@ -9,10 +9,10 @@ use super::print;
 use super::table::{Table, dash, facts, maybe_time, time};
 use crate::cli::operate::Show;
 use crate::store::Session;
-use crate::store::inspect::{self, Overview, RequestRow, TopicRow};
+use crate::store::inspect::{self, Announced, Overview, RequestRow, TopicRow};
 
 /// Topics on the screen.
-const TOPICS: usize = 11;
+const TOPICS: usize = 10;
 /// Pauses, rates and policies on the screen.
 const IN_EFFECT: usize = 3;
 
@@ -88,7 +88,7 @@ fn as_text(status: &Status) -> String {
             maybe_time(o.oldest_dead_letter.as_ref())
         ),
     };
-    let mut text = facts(&[
+    let mut known = vec![
         ("leader", leader),
         ("lag", lag),
         ("unread", o.ready.to_string()),
@@ -101,7 +101,11 @@ fn as_text(status: &Status) -> String {
         ("dead letters", letters),
         ("open requests", o.open_requests.to_string()),
         ("in effect", in_effect(&status.in_effect)),
-    ]);
+    ];
+    if let Some(work) = &o.maintenance {
+        known.push(("maintenance", announced(work)));
+    }
+    let mut text = facts(&known);
     let mut table = Table::new(["TOPIC", "LANE", "WAITING", "PUT OFF", "DEAD", "OLDEST"]);
     for topic in status.topics.iter().take(TOPICS) {
         table.row([
@@ -121,6 +125,17 @@ fn as_text(status: &Status) -> String {
         text.push_str(&format!("and {} more: outbox-relay topics list\n", status.topics.len() - TOPICS));
     }
     text
+}
+
+/// Planned work: `until 2026-01-31 12:00:00+00:00, by admin: kafka upgrade`.
+fn announced(work: &Announced) -> String {
+    let until = time(&work.until);
+    let when = match work.overdue {
+        false => format!("until {until}"),
+        true => format!("overdue since {until} (resume what is paused, or outbox-relay maintenance end)"),
+    };
+    let why = work.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    format!("{when}, by {}{why}", work.who)
 }
 
 fn in_effect(requests: &[RequestRow]) -> String {

@@ -160,10 +160,18 @@ async fn take_effect(
         open.retain(|request| request.id != id && request.id != ended);
     }
     let mut over = HashSet::new();
+    let stands = !controls.borrow().paused.is_empty();
     for (at, request) in open.iter().enumerate() {
         let later = &open[at + 1..];
         let (progress, last_id, error) = match request.kind {
             None => refuse(request, "this relay does not know that kind of request"),
+            // Its time is over and something still stands: it is overdue until that goes on, or somebody says that it may stand.
+            Some(Kind::Maintenance) if request.expired && stands && !is_superseded(later, request) => {
+                if request.is_running {
+                    continue;
+                }
+                (Progress::Running, request.last_id, None)
+            }
             Some(_) if request.expired => (Progress::Expired, request.last_id, None),
             Some(Kind::Requeue | Kind::Discard | Kind::Replay | Kind::Repair) => continue,
             // The others of its kind have been carried out above.
@@ -180,11 +188,9 @@ async fn take_effect(
             }
             // A pause ends with it; from then on it has no effect.
             Some(Kind::Resume) => (Progress::Done, request.last_id, None),
-            Some(kind) => match refused(request) {
+            Some(_) => match refused(request) {
                 Some(error) => refuse(request, &error),
-                None if later.iter().any(|later| supersedes(later, kind, request)) => {
-                    (Progress::Done, request.last_id, None)
-                }
+                None if is_superseded(later, request) => (Progress::Done, request.last_id, None),
                 None if request.is_running => continue,
                 None => (Progress::Running, request.last_id, None),
             },
@@ -224,6 +230,11 @@ fn refused(request: &Request) -> Option<String> {
         },
         _ => None,
     }
+}
+
+/// One of the later requests takes this one's place.
+fn is_superseded(later: &[Request], request: &Request) -> bool {
+    request.kind.is_some_and(|kind| later.iter().any(|later| supersedes(later, kind, request)))
 }
 
 fn supersedes(later: &Request, kind: Kind, request: &Request) -> bool {

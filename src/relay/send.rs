@@ -133,6 +133,7 @@ impl<'a> Sender<'a> {
         orders: mpsc::Sender<Order>,
         deferred: watch::Sender<DeferredRows>,
     ) -> Sender<'a> {
+        term.metrics.set_rate_limit(term.config.rate);
         let mut keys = BlockedKeys::default();
         inheritance.waiting.iter().for_each(|(topic, key, rows)| keys.wait(topic, Some(key), *rows));
         let mut sender = Sender {
@@ -252,7 +253,9 @@ impl<'a> Sender<'a> {
 
     /// Operators have asked for something else.
     fn take_controls(&mut self, controls: &Controls) {
-        self.rates.set_all(controls.rate.unwrap_or(self.term.config.rate));
+        let rate = controls.rate.unwrap_or(self.term.config.rate);
+        self.term.metrics.set_rate_limit(rate);
+        self.rates.set_all(rate);
         self.topics.take_controls(controls);
         self.heads.clone_from(&controls.heads);
         for (_, topic) in &controls.repaired {

@@ -178,6 +178,11 @@ impl Ask {
         Ask::new("resign", None, None)
     }
 
+    /// Planned work is announced: for this time, a day at most, alerts about what it stops are held back.
+    pub fn maintenance(time: Duration) -> Ask {
+        Ask::new("maintenance", None, None).lasting(time)
+    }
+
     /// Another request is to end.
     pub fn cancel(request: i64) -> Ask {
         Ask::new("cancel", None, Some(json!({"request": request})))

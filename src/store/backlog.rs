@@ -30,6 +30,17 @@ pub struct Backlog {
     pub epoch: i64,
     /// What reconciliations have found.
     pub reconciled: Newest,
+    /// Planned work that was announced and not ended.
+    pub maintenance: Option<Maintenance>,
+}
+
+/// Announced planned work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Maintenance {
+    /// When it is to end, Unix seconds.
+    pub ends: f64,
+    /// That is still to come, by the database's clock.
+    pub holds: bool,
 }
 
 /// Counting more dead letters of one topic would only cost time.
@@ -38,7 +49,7 @@ const LETTERS_COUNTED: i64 = 100_000;
 /// Causes of death among which the oldest letter is looked for.
 const CAUSES_LOOKED_AT: i64 = 1000;
 
-/// Takes a sample: six short statements, whatever the backlog.
+/// Takes a sample: seven short statements, whatever the backlog.
 pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
     const WHAT: &str = "measure the backlog";
     let row = session.one(WHAT, session.call(include_str!("sql/backlog.sql"))).await?;
@@ -50,6 +61,7 @@ pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
     let trouble = session.call(include_str!("sql/oldest_trouble.sql")).bind(CAUSES_LOOKED_AT);
     let trouble = session.one(WHAT, trouble).await?;
     let reconciled = reconcile::newest(session).await?;
+    let announced = session.maybe(WHAT, session.call(include_str!("sql/maintenance.sql"))).await?;
     let read = |row: &PgRow, oldest: &[PgRow]| -> Result<Backlog, sqlx::Error> {
         let topic: Option<String> = row.try_get("topic")?;
         let created_at: Option<f64> = row.try_get("created_at")?;
@@ -72,6 +84,15 @@ pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
             oldest_blocked_key: trouble.try_get("blocked_key")?,
             epoch: row.try_get("epoch")?,
             reconciled,
+            maintenance: announced
+                .as_ref()
+                .map(|row| {
+                    Ok::<_, sqlx::Error>(Maintenance {
+                        ends: row.try_get("ends")?,
+                        holds: row.try_get("holds")?,
+                    })
+                })
+                .transpose()?,
         })
     };
     read(&row, &oldest).map_err(|e| StoreError::from_sqlx(WHAT, e))

@@ -180,6 +180,19 @@ pub struct Overview {
     pub causes: i64,
     pub oldest_dead_letter: Option<String>,
     pub open_requests: i64,
+    pub maintenance: Option<Announced>,
+}
+
+/// Planned work that somebody has announced and nobody has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of outbox.request")]
+pub struct Announced {
+    pub request: i64,
+    pub until: String,
+    /// That is over, and a topic still stands.
+    pub overdue: bool,
+    pub who: String,
+    pub why: Option<String>,
 }
 
 /// A leader that has said nothing for so many `lease.ttl` does not come back: a standby would have taken over after one.
@@ -350,6 +363,13 @@ pub async fn in_effect(session: &mut Session) -> Result<Vec<RequestRow>, StoreEr
     let mut running = requests(session, &["running".to_owned()], i64::MAX, 1000).await?;
     running.retain(|request| matches!(request.kind.as_str(), "pause" | "rate" | "policy"));
     Ok(running)
+}
+
+/// Announcements of planned work that nobody has ended, the newest first.
+pub async fn announced(session: &mut Session) -> Result<Vec<RequestRow>, StoreError> {
+    let mut open = requests(session, &["asked", "running"].map(str::to_owned), i64::MAX, 1000).await?;
+    open.retain(|request| request.kind == "maintenance");
+    Ok(open)
 }
 
 /// Topics of which something waits.

@@ -31,6 +31,11 @@ pub static MIGRATIONS: &[Migration] = &[
     Migration { version: 9, name: "operators", sql: include_str!("../../migrations/0009_operators.sql") },
     Migration { version: 10, name: "replay", sql: include_str!("../../migrations/0010_replay.sql") },
     Migration { version: 11, name: "brake", sql: include_str!("../../migrations/0011_brake.sql") },
+    Migration {
+        version: 12,
+        name: "maintenance",
+        sql: include_str!("../../migrations/0012_maintenance.sql"),
+    },
 ];
 
 /// Roles and rights, run after the migrations, every time.

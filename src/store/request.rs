@@ -41,6 +41,8 @@ pub enum Kind {
     Replay,
     /// The same, of rows whose record is missing.
     Repair,
+    /// Planned work is announced.
+    Maintenance,
 }
 
 /// Rows of a topic, of one key if it is given.
@@ -168,6 +170,7 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
             "resign" => Some(Kind::Resign),
             "replay" => Some(Kind::Replay),
             "repair" => Some(Kind::Repair),
+            "maintenance" => Some(Kind::Maintenance),
             _ => None,
         },
         topic: row.try_get("topic")?,

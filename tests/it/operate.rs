@@ -253,6 +253,28 @@ async fn blocked_keys_and_the_lease_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn planned_work_is_announced_with_an_end_shown_and_ended() {
+    let env = Env::new().await;
+    let _relay = strict(&env).await.start().await;
+    says(&say(&env, "maintenance end --yes").await, 0, &["no maintenance is announced"]);
+    says(&say(&env, "maintenance start --yes").await, 2, &["--for"]);
+    says(&say(&env, "maintenance start --for 25h --yes").await, 1, &["a day at most"]);
+    let said = say(&env, "maintenance start --for 30m --dry-run").await;
+    says(&said, 0, &["would hold alerts", "30m", "nothing was changed"]);
+    says(&say(&env, "maintenance start --for 30m --yes --why upgrade").await, 0, &["in effect until"]);
+    let status = say(&env, "status").await;
+    says(&status, 0, &["maintenance", "until", "by admin_login: upgrade", "nothing is paused"]);
+    says(&say(&env, "maintenance start --for 1d --yes").await, 0, &["in effect until"]);
+    says(&say(&env, "maintenance end --yes --why done").await, 0, &["done"]);
+    assert!(!say(&env, "status").await.data.contains("maintenance"));
+    let audit = say(&env, "requests list").await;
+    says(&audit, 0, &["cancelled", "upgrade"]);
+    let refused =
+        Said::of(run_as(&env, "reader_login", &["maintenance", "start", "--for", "1h", "--yes"]).await);
+    says(&refused, 1, &["outbox_admin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_without_a_leader_is_told_and_may_go() {
     let env = Env::new().await;
     let asking: Child =

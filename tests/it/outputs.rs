@@ -68,6 +68,7 @@ async fn every_document_is_as_its_schema_says() {
         check(&command.replace(' ', "-"), say(&env, &format!("{command} -o json")).await.json());
     }
     let (relay, _, failing) = with_everything(&env).await;
+    says(&say(&env, "maintenance start --for 1h --yes").await, 0, &["in effect"]);
     let mut tap =
         command(&env, "admin_login", &["tap", "-o", "json", "--limit", "1", "--show-payload", "--key-hash"]);
     let tap = tap.spawn().expect("it starts");

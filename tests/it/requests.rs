@@ -4,6 +4,7 @@ mod by_hand;
 mod cancel;
 mod copies;
 mod letters;
+mod maintenance;
 
 use std::collections::HashSet;
 
@@ -204,9 +205,16 @@ async fn rates_and_policies_change_at_run_time() {
     expect_complete(&env, &topic, 1, 300).await;
 
     // The drain of everything together has a pace as well.
+    let limit = async |limit: f64| {
+        let shown = async || relay.metrics().await.value("outbox_rate_limit", &[]) == limit;
+        eventually(DEADLINE, &format!("the limit is {limit}"), shown).await;
+    };
+    limit(0.0).await;
     ask(&env, "outbox.set_rate(null, 200, '10 minutes')", "running").await;
+    limit(200.0).await;
     write_many(&env, &well, 1, 1000, 300).await;
     ask(&env, "outbox.set_rate(null, null)", "running").await;
+    limit(0.0).await;
     assert_complete(&env.expect_records(&well, 1300).await, 1, 1300);
 
     write(&env, &[Line::new(&narrow, "k", 0).of_bytes(5000), Line::new(&narrow, "k", 1)]).await;
@@ -259,6 +267,9 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("outbox.pause(null)", "pause needs a topic"),
         ("outbox.set_rate('x', 0)", "a rate is at least 1"),
         ("outbox.set_policy('x', '5')", "a policy needs a value"),
+        ("outbox.set_maintenance(null)", "maintenance needs an end"),
+        ("outbox.set_maintenance('0 seconds')", "maintenance ends after it has begun"),
+        ("outbox.set_maintenance('25 hours')", "maintenance lasts a day at most"),
     ] {
         let error =
             sqlx::query(&format!("select {call}")).execute(env.admin()).await.expect_err(call).to_string();
@@ -275,6 +286,8 @@ async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_ma
         ("kind, value", r#"'rate', '{"rate": 5000000000}'"#, "a rate is a whole number"),
         ("kind", "'beam'", "'beam' is no kind of request; there are requeue"),
         ("kind", "'replay'", "it names no messages"),
+        ("kind, topic", "'maintenance', 'x'", "maintenance is about the whole outbox"),
+        ("kind, value", "'maintenance', '{}'", "maintenance has no filter, value or pace"),
         ("kind, topic, filter", r#"'replay', 'x', '{"from_id": 1}'"#, "replay names a topic in its filter"),
         (
             "kind, filter",

@@ -279,6 +279,7 @@ table outbox.request owner outbox_owner
 CASE
     WHEN (kind = ANY (ARRAY['reveal'::text, 'quota'::text])) THEN (state = 'done'::text)
     WHEN (kind = ANY (ARRAY['replay'::text, 'repair'::text])) THEN outbox.is_replayable(kind, topic, filter, value, pace)
+    WHEN (kind = 'maintenance'::text) THEN outbox.is_maintenance(topic, filter, value, pace, asked_at, expires_at)
     ELSE outbox.is_askable(kind, topic, filter, value, pace)
 END) NOT VALID
     constraint request_pkey PRIMARY KEY (id)
@@ -320,11 +321,15 @@ function outbox.discard(filter jsonb, why text, pace integer DEFAULT NULL::integ
     rights outbox_admin=X/outbox_owner
 function outbox.empty_slot(p_epoch bigint, p_token uuid, p_ring text, p_slot integer, p_snapshot pg_snapshot, p_before timestamp with time zone) returns text language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_relay=X/outbox_owner
+function outbox.end_maintenance(why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner
 function outbox.fix_times() returns trigger language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.forget_letters(p_epoch bigint, p_before timestamp with time zone, p_rows integer) returns bigint language plpgsql volatile parallel unsafe security definer owner outbox_owner
     rights outbox_relay=X/outbox_owner
 function outbox.is_askable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
+    rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
+function outbox.is_maintenance(topic text, filter jsonb, value jsonb, pace integer, asked_at timestamp with time zone, expires_at timestamp with time zone) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
 function outbox.is_replayable(kind text, topic text, filter jsonb, value jsonb, pace integer) returns boolean language plpgsql immutable parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner outbox_relay=X/outbox_owner
@@ -377,6 +382,8 @@ function outbox.resign(p_holder uuid, p_epoch bigint) returns boolean language p
 function outbox.resume(topic text, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.reveal(ids bigint[], why text DEFAULT NULL::text) returns TABLE(id bigint, payload bytea, headers jsonb) language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_admin=X/outbox_owner
+function outbox.set_maintenance(duration interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner
 function outbox.set_policy(topics text, policy jsonb, duration interval DEFAULT NULL::interval, why text DEFAULT NULL::text) returns bigint language sql volatile parallel unsafe owner outbox_owner
     rights outbox_admin=X/outbox_owner

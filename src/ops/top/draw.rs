@@ -215,6 +215,7 @@ fn causes_of(frame: &mut Frame<'_>, sample: &Sample, area: Rect) {
 fn requests_of(frame: &mut Frame<'_>, sample: &Sample, area: Rect) {
     let what = |request: &RequestRow| match request.kind.as_str() {
         "pause" | "rate" | "policy" => effect(request),
+        "maintenance" => "alerts are held back".to_owned(),
         _ => format!("{} rows done", request.done),
     };
     let rows = sample.requests.iter().map(|request| {

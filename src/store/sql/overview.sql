@@ -7,7 +7,11 @@ select jsonb_build_object(
            'oldest', w.oldest, 'lag_seconds', coalesce(extract(epoch from clock_timestamp() - w.oldest), 0),
            'blocked_keys', (select count(*) from outbox.blocked_key),
            'dead_letters', d.letters, 'causes', d.causes, 'oldest_dead_letter', d.oldest,
-           'open_requests', (select count(*) from outbox.request r where r.state in ('asked', 'running')))::text
+           'open_requests', (select count(*) from outbox.request r where r.state in ('asked', 'running')),
+           'maintenance', (select jsonb_build_object('request', r.id, 'until', r.expires_at, 'overdue', r.expires_at <= clock_timestamp(),
+                                                     'who', r.who, 'why', r.why)
+                             from outbox.request r where r.kind = 'maintenance' and r.state in ('asked', 'running')
+                            order by r.id desc limit 1))::text
   from outbox.lease l
        cross join outbox.beat b
        cross join (select coalesce(sum(b.waiting) filter (where b.topic is null), 0) as ready, coalesce(sum(b.retrying), 0) as retrying,
