@@ -343,7 +343,9 @@ def minutes():
     s.add("new dead letters", 40, {
         "outbox_dead_lettered_total topic=mail": "0x9 3x40",
     }, {8: [], 12: ["OutboxDeadLettersNew ticket topic=mail"], 20: ["OutboxDeadLettersNew ticket topic=mail"], 30: []})
-    s.add("messages need more tries", 40, {"outbox_attempts_total result=rejected": steps((72, 9), (156, 31))},
+    s.add("messages need more tries", 40, {
+        "outbox_rate_limit": "1000x40", "outbox_attempts_total result=rejected": steps((72, 9), (156, 31)),
+    },
           {9: [], 22: [], 34: ["OutboxRetryStorm ticket"]})
     s.add("somebody shortens a topic's retention, and puts another one back in time", 40, {
         "outbox_topic_setting_drift topic=orders setting=retention_ms": "0x5 1x35",
@@ -567,7 +569,7 @@ def days():
     s.add("planned work of nearly a day, for which every relay is stopped", hours(30), {
         "outbox_maintenance_end_timestamp_seconds": f"0x6 {3600 * 23}x6 stale",
         **{metric: "1x12 stale" for metric in sorted({one.split("{")[0] for one in healthy(10, 10)})
-           if not metric.startswith(("up", "outbox_maintenance_end"))},
+           if not metric.startswith(("up", "outbox_maintenance_end_timestamp_seconds"))},
     }, {hours(12): [], hours(22): [], hours(24): ["OutboxNoLeader@nowhere page"]}, drop=["up"])
     return s
 

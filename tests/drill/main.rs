@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     runtime.expect("a runtime").block_on(drill(quiet, &names))
 }
 
+/// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
