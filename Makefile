@@ -66,7 +66,7 @@ test: servers ## all tests, on real Postgres and real Kafka (PG=14 KAFKA=3.9: on
 	@cargo test --locked
 
 .PHONY: faults
-faults: servers ## breaks everything once, reads every topic back and judges: ten minutes
+faults: servers ## breaks everything once, reads every topic back and judges: twelve minutes
 	@cargo test $(CARGO_FLAGS) --test faults -- --seed $(or $(SEED),1) $(SCENARIOS)
 
 SEEDS ?= 3
