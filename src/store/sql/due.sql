@@ -3,20 +3,16 @@
 -- due before this time (microseconds since 1970) is left. First row: facts (how many were due, up to when, the clock).
 -- A row that is due while an earlier row of its key waits comes with "waits": it is to be put behind that one. Followers end
 -- before one with a time of its own (a late row took its place at the head). Cut by id, so each key keeps a beginning.
--- A row that has failed by its own fault comes without followers: it is likely to fail again, and a thousand such rows with a hundred
--- behind each made every round read a hundred thousand rows for nothing. Once it is through, the next row of its key is due at once.
--- One that only its topic has held up brings them: many rows of a key may have been tried then, and one by one they would never
--- catch up with those that are written meanwhile [seen after a permission had come back].
 -- Uses deferred_due_idx, deferred_key_idx and, one probe a row ("offset 0": a merge join would walk all ids), the primary key. $5 keeps the index scan away from rows that have left, which vacuum cannot
 -- remove while somebody holds an old snapshot: a million of them cost 3,000 buffers otherwise. The time is the statement's, because
 -- it bounds the index scan too: clock_timestamp() would be a filter, over every row that is scheduled (18 buffers a thousand).
 with due as materialized (
-    select d.id, d.topic, d.key, d.due_at, d.attempts,
+    select d.id, d.topic, d.key, d.due_at,
            d.key is not null and not d.passable
            and exists (select from outbox.deferred e
                         where e.topic = d.topic and e.key = d.key and e.id < d.id
                           and e.reason <> 'scheduled' and not e.passable) as waits
-      from (select d.id, d.topic, d.key, d.due_at, d.passable, d.attempts
+      from (select d.id, d.topic, d.key, d.due_at, d.passable
               from outbox.deferred d
              where d.due_at >= timestamptz 'epoch' + $5 * interval '1 microsecond' and d.due_at <= statement_timestamp()
              order by d.due_at
@@ -32,7 +28,7 @@ with due as materialized (
                         where d.topic = u.topic and d.key = u.key and d.id > u.id
                           and d.reason <> 'scheduled' and not d.passable
                         order by d.id limit $2 offset 0) w) f
-     where not u.waits and not f.ended and u.attempts = 0
+     where not u.waits and not f.ended
 ), page as materialized (
     -- Numbers only: full rows would be sorted just to be left behind.
     select s.id, sum(s.bytes) over (order by s.id) - s.bytes as before, row_number() over (order by s.id) as nth

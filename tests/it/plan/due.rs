@@ -84,25 +84,3 @@ async fn looking_for_due_rows_costs_the_same_while_many_are_scheduled() {
         .await;
     cost_of_due(&quiet, 0).await.at_most(60);
 }
-
-#[tokio::test]
-async fn a_row_that_has_failed_by_its_own_fault_comes_without_the_rows_behind_it() {
-    let quiet = Quiet::new().await;
-    quiet
-        .execute(
-            "insert into outbox.deferred (id, event_id, topic, key, created_at, reason, due_at, tries, attempts, deferred_at) \
-             select n, gen_random_uuid(), 't', convert_to('k' || n % 2, 'UTF8'), now(), \
-                    case when n < 2 then 'retry' else 'behind' end, case when n < 2 then clock_timestamp() end, \
-                    case when n < 2 then 3 else 0 end, case when n = 0 then 1 else 0 end, now() \
-               from generate_series(0, 19) n",
-        )
-        .await;
-    let server = Server::new([quiet.url_as("relay_login").as_str()]).expect("the URL is well formed");
-    let mut session = server.connect("retry").await.expect("the server answers");
-    let limits =
-        DueLimits { heads: 500, followers: 1000, max_row_bytes: 1 << 20, bytes: 8 << 20, rows: 25_000 };
-    let page = deferred::due(&mut session, &limits, 0).await.expect("the server answers");
-    let ids: Vec<i64> = page.rows.iter().map(|due| due.row.id).collect();
-    // Of key k0 the one that was at fault itself, of k1, whose topic was, everything.
-    assert_eq!(ids, [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
-}
