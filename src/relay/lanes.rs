@@ -202,13 +202,10 @@ impl Lane {
 }
 
 /// Pages that a topic has to fill for being a flood. Twenty of them, as many as have to wait, are half a second of everybody's rows:
-/// beside the drain of a million rows, which takes five, that is one row in ten of the others [measured].
+/// beside the drain of a million rows, which takes five, that is one row in ten of the others [reckoned].
 const FLOOD_PAGES: usize = 2;
 /// … and as many pages of rows have to wait behind them.
 pub(super) const FLOOD_BACKLOG: usize = 20;
-
-/// With more lanes than these none is read ahead: while one has nothing to send others have, and pages that wait are memory.
-pub(super) const AHEAD_MAX: usize = 4;
 
 /// Whether one topic fills main. Pure bookkeeping.
 #[derive(Debug, Default)]

@@ -288,17 +288,14 @@ impl<'a> Sender<'a> {
         self.window.len() < BATCHES && self.unoffered(None).is_none()
     }
 
-    /// Where the next row of main or of a lane is that was never offered. Of main only the last page has such rows, of a lane that
-    /// is read ahead the last two.
+    /// Where the next row of main or of a lane is that was never offered. Only the last page of a stream has such rows.
     fn unoffered(&self, lane: Option<usize>) -> Option<usize> {
-        let is_unoffered = |at: &usize| self.window[*at].offered < self.window[*at].rows.len();
-        if self.lanes.is_empty() {
-            return self.window.len().checked_sub(1).filter(is_unoffered);
-        }
-        let of_stream = (0..self.window.len()).rev().filter(|at| self.window[*at].lane == lane);
-        // A page without rows only moves the position.
-        let pages = of_stream.filter(|at| !self.window[*at].rows.is_empty());
-        pages.take_while(is_unoffered).last()
+        let last = if self.lanes.is_empty() {
+            self.window.len().checked_sub(1)
+        } else {
+            self.window.iter().rposition(|batch| batch.lane == lane)
+        };
+        last.filter(|at| self.window[*at].offered < self.window[*at].rows.len())
     }
 
     /// Whether the next row of a stream may be offered. The oldest batch may be, to its end, when no settlement is on its way that

@@ -7,9 +7,7 @@ use super::put_off::{standing, stands};
 use super::{Offer, Sender, now_us};
 use crate::policy::Delivery;
 use crate::relay::batch::{Batch, Fate};
-use crate::relay::lanes::{
-    AHEAD_MAX, Cause, FLOOD_BACKLOG, LANES_MAX, Lane, LanePage, Opening, Order, State,
-};
+use crate::relay::lanes::{Cause, FLOOD_BACKLOG, LANES_MAX, Lane, LanePage, Opening, Order, State};
 use crate::relay::topics::{Need, Standing};
 use crate::relay::{Decided, Inheritance};
 use crate::store::poll::Page;
@@ -156,7 +154,7 @@ impl Sender<'_> {
         let full = page.rows.len() >= self.term.config.page_rows;
         let flood =
             self.flood.page(&page.rows, full, backlog > (FLOOD_BACKLOG * self.term.config.page_rows) as i64);
-        // In a lane each row is looked at twice, once to skip it: an eighth of the rate [measured], for nothing where nobody waits.
+        // In a lane each row is looked at twice, once to skip it: an eighth of the rate [seen in one run], for nothing where nobody waits.
         if let Some(topic) = flood.filter(|topic| self.topics.others_would_wait_for(topic, Instant::now())) {
             self.lane_for(&topic, Cause::Flooding);
         }
@@ -181,17 +179,7 @@ impl Sender<'_> {
         let room = if once { self.once_has_room() } else { self.has_room() };
         let half = lane.rows < (self.term.config.window_rows / 2).max(1);
         let ready = lane.state == State::Flowing && !lane.asked && room && half;
-        // One page ahead, or nothing is sent while the next one is read [measured: a quarter of the rate].
-        let ahead = usize::from(lane.cause == Cause::Flooding && self.lanes.len() <= AHEAD_MAX);
-        (ready && self.unoffered_pages(number) <= ahead).then_some(lane.next_ask)
-    }
-
-    fn unoffered_pages(&self, number: usize) -> usize {
-        let pages = self.window.iter().rev().filter(|batch| batch.lane == Some(number));
-        pages
-            .filter(|batch| !batch.rows.is_empty())
-            .take_while(|batch| batch.offered < batch.rows.len())
-            .count()
+        (ready && self.unoffered(Some(number)).is_none()).then_some(lane.next_ask)
     }
 
     /// Asks for the pages that are wanted now.
