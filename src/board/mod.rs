@@ -54,7 +54,7 @@ pub struct Point {
     pub at: f64,
     /// Age of the oldest message that waits, in seconds.
     pub lag_seconds: f64,
-    /// Messages that wait, wherever.
+    /// Messages that are unread, retried or behind one that is; what waits in lanes is not sampled.
     pub waiting: f64,
     /// Messages a second that this relay has delivered.
     pub delivered: f64,
