@@ -51,15 +51,8 @@ pub async fn gather(
 }
 
 async fn find(session: &mut Session, ttl: Duration) -> Result<Found, StoreError> {
-    let overview = inspect::overview(session).await?;
+    let status = inspect::status(session, ttl).await?;
     let mut groups = inspect::letter_groups(session).await?;
     groups.truncate(SHOWN);
-    Ok(Found {
-        silent: overview.is_silent(ttl),
-        overview,
-        topics: inspect::topics(session).await?,
-        in_effect: inspect::in_effect(session).await?,
-        groups,
-        terms: inspect::lease(session).await?.history,
-    })
+    Ok(Found { status, groups, terms: inspect::lease(session).await?.history })
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::metrics::{Dependency, Metrics};
-use crate::store::inspect::{LetterGroup, Overview, RequestRow, Term, TopicRow};
+use crate::store::inspect::{LetterGroup, Status, Term};
 use crate::telemetry::{self, Change};
 
 pub use self::gather::gather;
@@ -34,13 +34,7 @@ const POINTS: usize = 120;
 pub struct Found {
     /// The same as `outbox-relay status -o json` says.
     #[serde(flatten)]
-    pub overview: Overview,
-    /// Nobody has heard of the leader for a few `lease.ttl`.
-    pub silent: bool,
-    /// Topics of which something waits.
-    pub topics: Vec<TopicRow>,
-    /// What operators have paused, paced or changed.
-    pub in_effect: Vec<RequestRow>,
+    pub status: Status,
     /// Causes of dead letters, the most frequent first.
     pub groups: Vec<LetterGroup>,
     /// Leases that settled something, the newest first.

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::chart;
 use super::{Facts, Found, Point};
-use crate::store::inspect::{LetterGroup, RequestRow, Term, TopicRow};
+use crate::store::inspect::{LetterGroup, RequestRow, Status, Term, TopicRow};
 use crate::telemetry::Change;
 
 /// The browser loads the page anew after so many seconds.
@@ -55,8 +55,8 @@ pub fn page(facts: &Facts) -> String {
                     section { h2 { "Now" } (now(facts)) }
                     section { h2 { "The last ten minutes" } (charts(&facts.points)) }
                     @if let Some(found) = &facts.found {
-                        section { h2 { "Topics of which something waits" } (topics(&found.topics)) }
-                        section { h2 { "Set by operators" } (in_effect(&found.in_effect)) }
+                        section { h2 { "Topics of which something waits" } (topics(&found.status.topics)) }
+                        section { h2 { "Set by operators" } (in_effect(&found.status.in_effect)) }
                         section { h2 { "Dead letters by cause" } (groups(&found.groups)) }
                     }
                     section { h2 { "Lately, as this relay has logged it" } (changes(&facts.changes)) }
@@ -76,16 +76,16 @@ fn verdict(facts: &Facts) -> (&'static str, &'static str) {
     let Some(found) = &facts.found else {
         return if facts.trouble.is_some() { ("bad", "Postgres is away") } else { ("fair", "looking") };
     };
-    let o = &found.overview;
+    let o = &found.status.overview;
     match () {
         () if facts.trouble.is_some() => ("bad", "Postgres is away"),
         () if o.holder.is_none() => ("bad", "nobody leads"),
-        () if found.silent => ("bad", "the leader is silent"),
+        () if found.status.silent => ("bad", "the leader is silent"),
         () if facts.circuit_open => ("bad", "Kafka confirms nothing"),
         () if !facts.kafka_up => ("bad", "Kafka is away"),
         () if o.dead_letters > 0 => ("fair", "moving, and dead letters wait for a person"),
         () if o.blocked_keys > 0 => ("fair", "moving, and some keys are blocked"),
-        () if found.topics.iter().any(|topic| topic.cause.is_some()) => {
+        () if found.status.topics.iter().any(|topic| topic.cause.is_some()) => {
             ("fair", "moving, and some topics are read apart")
         }
         () if o.oldest.is_some() => ("good", "moving"),
@@ -97,7 +97,7 @@ fn now(facts: &Facts) -> Markup {
     let up = |up: bool| if up { "answers" } else { "away" };
     html! {
         dl {
-            @if let Some(Found { overview: o, silent, .. }) = &facts.found {
+            @if let Some(Found { status: Status { overview: o, silent, .. }, .. }) = &facts.found {
                 (fact("leader", &match (&o.holder, silent) {
                     (None, _) => "nobody".to_owned(),
                     (Some(holder), false) => holder.clone(),

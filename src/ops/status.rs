@@ -3,40 +3,20 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::print;
 use super::table::{Table, dash, facts, maybe_time, time};
 use crate::cli::operate::Show;
 use crate::store::Session;
-use crate::store::inspect::{self, Announced, Overview, RequestRow, TopicRow};
+use crate::store::inspect::{self, Announced, RequestRow, Status};
 
 /// Topics on the screen.
 const TOPICS: usize = 10;
 /// Pauses, rates and policies on the screen.
 const IN_EFFECT: usize = 3;
 
-/// What `status` shows.
-#[derive(Serialize)]
-struct Status {
-    #[serde(flatten)]
-    overview: Overview,
-    /// Nobody has heard of the leader for a few `lease.ttl`.
-    silent: bool,
-    topics: Vec<TopicRow>,
-    /// What operators have paused, paced or changed.
-    in_effect: Vec<RequestRow>,
-}
-
 /// Shows it. `ttl` is `lease.ttl`.
 pub async fn run(session: &mut Session, show: Show, ttl: Duration) -> anyhow::Result<ExitCode> {
-    let overview = inspect::overview(session).await?;
-    let status = Status {
-        silent: overview.is_silent(ttl),
-        overview,
-        topics: inspect::topics(session).await?,
-        in_effect: inspect::in_effect(session).await?,
-    };
+    let status = inspect::status(session, ttl).await?;
     print::found(show.output, &status, || as_text(&status))?;
     Ok(ExitCode::SUCCESS)
 }

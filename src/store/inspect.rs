@@ -205,6 +205,20 @@ impl Overview {
     }
 }
 
+/// What a tired person looks at first: `outbox-relay status`, and the status page.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Who leads, what waits, what needs a person.
+    #[serde(flatten)]
+    pub overview: Overview,
+    /// Nobody has heard of the leader for a few `lease.ttl`.
+    pub silent: bool,
+    /// Topics of which something waits.
+    pub topics: Vec<TopicRow>,
+    /// What operators have paused, paced or changed.
+    pub in_effect: Vec<RequestRow>,
+}
+
 /// The life of a row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are those of outbox.status and outbox.dead_letter")]
@@ -398,6 +412,17 @@ pub async fn lease(session: &mut Session) -> Result<LeaseRow, StoreError> {
 pub async fn overview(session: &mut Session) -> Result<Overview, StoreError> {
     let call = session.call(include_str!("sql/overview.sql"));
     document(session, "read how the relay is", call).await
+}
+
+/// How the relay is, with its topics and what is in effect. `ttl` is `lease.ttl`.
+pub async fn status(session: &mut Session, ttl: Duration) -> Result<Status, StoreError> {
+    let overview = overview(session).await?;
+    Ok(Status {
+        silent: overview.is_silent(ttl),
+        overview,
+        topics: topics(session).await?,
+        in_effect: in_effect(session).await?,
+    })
 }
 
 /// Ids of rows written within this time, the newest first, at most `limit`.
