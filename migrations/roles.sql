@@ -84,14 +84,14 @@ begin
             ('outbox_relay', 'select on sequence outbox.message_id_seq'),
             ('outbox_relay', 'select, insert on outbox.ledger, outbox.attempt'),
             ('outbox_relay', 'select, insert, update on outbox.dead_letter'),
-            ('outbox_relay', 'select on outbox.ring'),
+            ('outbox_relay', 'select on outbox.ring, outbox.heartbeat'),
             -- Reports on requests and nothing else: what was asked stays as it was asked.
             ('outbox_relay', 'select, update (state, done, last_id, error, begun_at, ended_at) on outbox.request'),
             ('outbox_admin', 'select, insert (kind, topic, filter, value, pace, why, expires_at) on outbox.request'),
             ('outbox_reader', 'select on outbox.request'),
             ('outbox_relay', 'select on outbox.reconciliation'),
-            ('outbox_reader', 'select on outbox.quota, outbox.ring'),
-            ('outbox_admin', 'select on outbox.quota, outbox.ring'),
+            ('outbox_reader', 'select on outbox.quota, outbox.ring, outbox.heartbeat'),
+            ('outbox_admin', 'select on outbox.quota, outbox.ring, outbox.heartbeat'),
             ('outbox_reader', 'select on outbox.reconciliation'),
             -- Whether a position has passed a row.
             ('outbox_reader', 'select (txid) on outbox.message'),

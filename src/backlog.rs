@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::board::Board;
 use crate::health::{Condition, Health, Loop};
 use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
-use crate::store::{Server, Session, backlog};
+use crate::store::{Server, Session, backlog, heartbeat};
 
 /// How often is sampled while nothing waits, or the server does not answer.
 const EVERY: Duration = Duration::from_secs(5);
@@ -20,12 +20,14 @@ const EVERY_WHILE_WAITING: Duration = Duration::from_secs(1);
 /// enough not to pass for a stalled loop.
 const REST: u32 = 50;
 
-/// Samples for ever, on whichever server is the current one. Nothing that fails ends it.
+/// Samples for ever, on whichever server is the current one. Nothing that fails ends it. `heartbeats`: some are written, so
+/// how far they have come is looked at, too.
 pub async fn sample(
     server: watch::Receiver<Server>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     board: Arc<Board>,
+    heartbeats: bool,
 ) -> Result<(), Infallible> {
     let running = health.running(Loop::Sample);
     let mut session: Option<Session> = None;
@@ -41,7 +43,11 @@ pub async fn sample(
                 let server = server.borrow().clone();
                 session = Some(server.connect("sample").await?);
             }
-            backlog::sample(session.as_mut().expect("it was opened above")).await
+            let session = session.as_mut().expect("it was opened above");
+            if heartbeats {
+                metrics.heartbeat_confirmed_timestamp.set(heartbeat::confirmed(session).await?);
+            }
+            backlog::sample(session).await
         };
         match sampled.await {
             Ok(sample) => {

@@ -40,7 +40,7 @@ pub const ALL: [&str; 8] = [
 ];
 
 /// Tasks, threads and callbacks that tests make panic, the first time that they work.
-pub const TASKS: [&str; 20] = [
+pub const TASKS: [&str; 21] = [
     "read",
     "send",
     "settle",
@@ -48,6 +48,7 @@ pub const TASKS: [&str; 20] = [
     "requests",
     "reconcile",
     "clean",
+    "heartbeat",
     "beat",
     "follow",
     "sample",
@@ -64,8 +65,20 @@ pub const TASKS: [&str; 20] = [
 ];
 
 /// Those of them that go on for ever unless they are asked to stop; tests make them end.
-pub const ENDLESS: [&str; 11] =
-    ["read", "send", "settle", "retry", "requests", "reconcile", "clean", "sample", "vitals", "http", "poll"];
+pub const ENDLESS: [&str; 12] = [
+    "read",
+    "send",
+    "settle",
+    "retry",
+    "requests",
+    "reconcile",
+    "clean",
+    "heartbeat",
+    "sample",
+    "vitals",
+    "http",
+    "poll",
+];
 
 /// What a variable arms.
 type Armed = LazyLock<Option<String>>;

@@ -86,7 +86,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Daemon::build(config, holder_name, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
     let gather = board::gather(daemon.server.subscribe(), Arc::clone(&board), ttl);
     let gatherer = tokio::spawn(task::endless("board", CancellationToken::new(), gather));
-    let sample = crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health), board);
+    let heartbeats = daemon.config.heartbeat.topic.is_some();
+    let sample =
+        crate::backlog::sample(daemon.server.subscribe(), metrics, Arc::clone(&health), board, heartbeats);
     let sampler = tokio::spawn(task::endless("sample", CancellationToken::new(), sample));
     let inbox = Arc::clone(daemon.publisher.inbox());
     let vitals = crate::vitals::watch(inbox, daemon.config.certificates(), Arc::clone(&daemon.metrics));
@@ -287,6 +289,7 @@ impl Daemon {
             policies: self.config.policies.clone(),
             stall_after: self.config.kafka.stall_after,
             retention: self.config.retention.clone(),
+            heartbeat: self.config.heartbeat.clone(),
             dedupe_window: self.config.consumers.dedupe_window,
             stamp: Stamp {
                 names: HeaderNames {

@@ -70,6 +70,8 @@ pub struct Metrics {
     pub reconcile_duplicate_messages: Gauge,
     /// When the newest one ended, in Unix seconds.
     pub reconcile_last_success_timestamp: Gauge,
+    /// When the last confirmed heartbeat row was written, in Unix seconds.
+    pub heartbeat_confirmed_timestamp: Gauge,
     /// 1 while planned work is announced and its end is still to come.
     pub maintenance: Gauge,
     /// When planned work that nobody has ended is to end, in Unix seconds.
@@ -181,6 +183,7 @@ impl Metrics {
             reconcile_missing_messages: build.gauge("outbox_reconcile_missing_messages"),
             reconcile_duplicate_messages: build.gauge("outbox_reconcile_duplicate_messages"),
             reconcile_last_success_timestamp: build.gauge("outbox_reconcile_last_success_timestamp_seconds"),
+            heartbeat_confirmed_timestamp: build.gauge("outbox_heartbeat_confirmed_timestamp_seconds"),
             maintenance: build.gauge("outbox_maintenance"),
             maintenance_end_timestamp: build.gauge("outbox_maintenance_end_timestamp_seconds"),
             oldest_slot_timestamp: build.gauge("outbox_oldest_slot_timestamp_seconds"),

@@ -202,6 +202,18 @@ pub const KEYS: &[Key] = &[
         meaning: "How often the slots of old rows are looked at, swept and emptied.",
     },
     Key {
+        name: "heartbeat.topic",
+        // Off: whoever wants it has to make the topic.
+        default: "off",
+        meaning: "Topic of a small row that the leader writes to its own outbox at a steady pace, so that a quiet outbox shows that the way to Kafka is open; off writes none.",
+    },
+    Key {
+        name: "heartbeat.every",
+        // A thirtieth of the five minutes after which its alert fires.
+        default: "10s",
+        meaning: "Pause between heartbeat rows; while one of them waits none follows.",
+    },
+    Key {
         name: "http.listen",
         default: "0.0.0.0:9464",
         meaning: "Address of /metrics, /livez, /readyz and /startupz.",

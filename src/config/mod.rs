@@ -42,6 +42,7 @@ pub struct Config {
     pub http: HttpConfig,
     pub log: LogConfig,
     pub retention: RetentionConfig,
+    pub heartbeat: HeartbeatConfig,
     /// What is done with each topic's rows.
     pub policies: Policies,
     /// The file that it was read from, if there was one.
@@ -136,6 +137,15 @@ pub struct RetentionConfig {
     /// Dead letters; `None` keeps them.
     pub dead_letters: Option<Duration>,
     /// How often the slots are looked at.
+    pub every: Duration,
+}
+
+/// The relay's own row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeartbeatConfig {
+    /// Its topic; `None`: there is no such row.
+    pub topic: Option<String>,
+    /// How often one is written.
     pub every: Duration,
 }
 

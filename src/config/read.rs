@@ -189,6 +189,15 @@ impl<'a> Reader<'a> {
         self.text(key, |text| if text == word { Ok(None) } else { parse(text).map(Some) })
     }
 
+    /// Something, or nothing where the text is `off` or empty.
+    pub fn unless_off<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.text(key, |text| if matches!(text, "off" | "") { Ok(None) } else { parse(text).map(Some) })
+    }
+
     /// A rule about several keys; it stays silent while one of them has a problem of its own.
     pub fn rule(&mut self, keys: &[&'static str], holds: bool, problem: impl Display) {
         if !holds && keys.iter().all(|key| !self.sick.contains(key)) {

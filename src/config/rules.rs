@@ -7,7 +7,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::read::{Reader, parse_count, parse_duration, parse_size};
 use super::{
-    Config, ConfigError, ConsumersConfig, DEFAULT_FILE, HttpConfig, KafkaConfig, LeaseConfig, LogConfig,
+    Config, ConfigError, ConsumersConfig, DEFAULT_FILE, HeartbeatConfig, HttpConfig, KafkaConfig,
+    LeaseConfig, LogConfig,
 };
 use super::{
     PostgresConfig, RelayConfig, RetentionConfig, RetryConfig, layers, postgres_url, properties, topics,
@@ -55,6 +56,10 @@ pub(super) fn load(
             deferred_max: reader.count("retry.deferred_max", 1..=100_000_000),
         },
         retention: retention(&mut reader),
+        heartbeat: HeartbeatConfig {
+            topic: reader.unless_off("heartbeat.topic", topic_name),
+            every: reader.duration("heartbeat.every", 100 * MILLISECOND..=HOUR),
+        },
         http: HttpConfig {
             listen: reader.parsed("http.listen", "is not address:port, such as 0.0.0.0:9464"),
         },
@@ -197,6 +202,17 @@ fn retention(reader: &mut Reader) -> RetentionConfig {
         dead_letters: reader.unless("retention.dead_letters", "off", age),
         every: reader.duration("retention.every", 10 * MILLISECOND..=HOUR),
     }
+}
+
+/// The name of one topic, as Kafka takes it.
+fn topic_name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.len() > 249 || text == "." || text == ".." || !text.chars().all(legal) {
+        return Err(
+            "is not the name of a topic: up to 249 letters, digits, dots, underscores and hyphens".to_owned()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 /// What `[retry]` says of every topic.

@@ -253,6 +253,8 @@ label! {
         Requests = "requests",
         /// Sweeping and emptying slots.
         Clean = "clean",
+        /// Writing a heartbeat row.
+        Heartbeat = "heartbeat",
         /// Looking what has to be compared with the topics.
         Reconcile = "reconcile",
         /// Sampling gauges.

@@ -166,6 +166,11 @@ pub const SERIES: &[Series] = &[
         "When the newest reconciliation ended, whatever it found, in Unix seconds; 0 if there was none.",
     ),
     gauge(
+        "outbox_heartbeat_confirmed_timestamp_seconds",
+        &[],
+        "When the last heartbeat row that Kafka confirmed was written, by the database's clock, in Unix seconds; 0 while heartbeats are off or none was confirmed.",
+    ),
+    gauge(
         "outbox_maintenance",
         &[],
         "1 while planned work is announced and its end, by the database's clock, is still to come.",

@@ -13,6 +13,7 @@
 //!   keys are blocked and which topics are sick, and it bounds the **window**: everything handed over and not settled.
 //! - [`settle`] writes decided batches to the ledger, in order, several at once, each settlement in one statement.
 //! - [`clean`] empties slots of old rows once all of them are accounted for.
+//! - [`heartbeat`] writes a row of the relay's own now and then, if asked to.
 //! - [`requests`] carries out what operators ask for: dead letters enter again, topics stand or go at another pace.
 //! - [`reconcile`] compares what was published around trouble with what is in the topics.
 //! - [`retry`] fetches deferred rows that are due; they go through the same sender and the same settlements.
@@ -27,6 +28,7 @@
 mod batch;
 pub mod clean;
 mod gates;
+mod heartbeat;
 mod lanes;
 mod pace;
 pub mod read;
@@ -47,7 +49,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::{RelayConfig, RetentionConfig, RetryConfig};
+use crate::config::{HeartbeatConfig, RelayConfig, RetentionConfig, RetryConfig};
 use crate::kafka::{Publisher, Stamp, Topics};
 use crate::leader::Trust;
 use crate::message::OutboxRow;
@@ -83,6 +85,8 @@ pub struct Term {
     pub stall_after: Duration,
     /// `[retention]`.
     pub retention: RetentionConfig,
+    /// `[heartbeat]`.
+    pub heartbeat: HeartbeatConfig,
     /// `consumers.dedupe_window`.
     pub dedupe_window: Duration,
     /// What every record gets.
@@ -343,6 +347,7 @@ pub async fn run(
         task::endless("requests", drain(), requests::requests(term.clone(), asks)),
         task::endless("reconcile", drain(), compare),
         task::endless("clean", drain(), clean::clean(term.clone(), found)),
+        task::endless("heartbeat", drain(), heartbeat::heartbeat(term.clone())),
         task::endless("send", drain(), sender.run(inputs, decided)),
         task::endless("settle", drain(), settle::settle(term, position, decided_in, settled, settling)),
     )

@@ -36,6 +36,7 @@ pub static MIGRATIONS: &[Migration] = &[
         name: "maintenance",
         sql: include_str!("../../migrations/0012_maintenance.sql"),
     },
+    Migration { version: 13, name: "heartbeat", sql: include_str!("../../migrations/0013_heartbeat.sql") },
 ];
 
 /// Roles and rights, run after the migrations, every time.

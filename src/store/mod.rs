@@ -15,6 +15,7 @@ pub mod demo;
 pub mod examine;
 pub mod facts;
 pub mod follow;
+pub mod heartbeat;
 pub mod inspect;
 pub mod lease;
 mod literal;

@@ -23,6 +23,7 @@ const QUESTIONS: &[(&str, &[&str])] = &[
             "outbox_backlog_messages",
             "outbox_oldest_pending_timestamp_seconds",
             "outbox_last_delivery_timestamp_seconds",
+            "outbox_heartbeat_confirmed_timestamp_seconds",
             "outbox_read_messages_total",
             "outbox_messages_total",
             "outbox_delivery_seconds",
@@ -196,6 +197,7 @@ fn from(name: &str) -> &'static str {
         "outbox_topic_setting_drift",
         "outbox_maintenance",
         "outbox_maintenance_end_timestamp_seconds",
+        "outbox_heartbeat_confirmed_timestamp_seconds",
     ];
     let everywhere = ["outbox_reconcile_", "outbox_kafka_", "outbox_runtime_"];
     if ALL.contains(&name) || everywhere.iter().any(|start| name.starts_with(start)) {

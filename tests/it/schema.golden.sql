@@ -118,6 +118,15 @@ table outbox.deferred owner outbox_owner with {autovacuum_vacuum_scale_factor=0.
     CREATE INDEX deferred_oldest_idx ON outbox.deferred USING btree (topic, created_at) WHERE (reason <> 'scheduled'::text)
     CREATE INDEX deferred_parked_idx ON outbox.deferred USING btree (topic, id) WHERE (due_at = 'infinity'::timestamp with time zone)
     CREATE UNIQUE INDEX deferred_pkey ON outbox.deferred USING btree (id)
+table outbox.heartbeat owner outbox_owner with {fillfactor=10,autovacuum_vacuum_scale_factor=0,autovacuum_vacuum_threshold=200}
+    rights outbox_admin=r/outbox_owner outbox_reader=r/outbox_owner outbox_relay=r/outbox_owner
+    one boolean not null default true
+    id bigint
+    written_at timestamp with time zone
+    confirmed_written_at timestamp with time zone
+    constraint heartbeat_one_check CHECK (one)
+    constraint heartbeat_pkey PRIMARY KEY (one)
+    CREATE UNIQUE INDEX heartbeat_pkey ON outbox.heartbeat USING btree (one)
 unlogged table outbox.incarnation owner outbox_owner
     rights outbox_relay=arwd/outbox_owner
     one boolean not null default true
@@ -399,3 +408,5 @@ function outbox.take_over(p_holder uuid, p_holder_name text, p_epoch bigint, p_b
     rights outbox_relay=X/outbox_owner
 function outbox.take_turn(topic text, key bytea) returns void language plpgsql volatile parallel unsafe owner outbox_owner
     rights outbox_producer=X/outbox_owner
+function outbox.write_heartbeat(p_epoch bigint, p_token uuid, p_topic text) returns text language plpgsql volatile parallel unsafe security definer owner outbox_owner
+    rights outbox_relay=X/outbox_owner

@@ -8,8 +8,12 @@ use crate::support::{Env, LogLine, Relay, RelayBuilder};
 
 const LAST_LINE: &str = "internal task ended unexpectedly";
 
+/// A relay with every task that there is.
 async fn relay(env: &Env) -> RelayBuilder {
-    env.relay().await.set("lease.ttl", "1s").set("retention.every", "100ms").expect_errors()
+    let relay = env.relay().await.set("lease.ttl", "1s").set("retention.every", "100ms");
+    let relay =
+        relay.set("heartbeat.topic", env.topic("heartbeat")).set("trace.endpoint", "http://127.0.0.1:9");
+    relay.expect_errors()
 }
 
 /// The last line of a relay that ends by itself, as it must.
@@ -29,6 +33,7 @@ fn field<'a>(line: &'a LogLine, name: &str) -> &'a str {
 async fn a_panic_of_any_task_ends_the_process_with_a_clear_last_line() {
     let env = Env::new().await;
     let topic = env.create_topic("tasks", 3, &[]).await;
+    env.create_topic("heartbeat", 1, &[]).await;
     let mut versions = 0;
     for name in crash_point::TASKS {
         write_many(&env, &topic, 5, versions, 50).await;
@@ -53,6 +58,7 @@ async fn a_panic_of_any_task_ends_the_process_with_a_clear_last_line() {
 async fn a_task_that_merely_ends_ends_the_process_too() {
     let env = Env::new().await;
     let topic = env.create_topic("tasks", 3, &[]).await;
+    env.create_topic("heartbeat", 1, &[]).await;
     let mut versions = 0;
     for name in crash_point::ENDLESS {
         write_many(&env, &topic, 5, versions, 50).await;
