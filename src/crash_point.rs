@@ -40,7 +40,7 @@ pub const ALL: [&str; 8] = [
 ];
 
 /// Tasks, threads and callbacks that tests make panic, the first time that they work.
-pub const TASKS: [&str; 21] = [
+pub const TASKS: [&str; 22] = [
     "read",
     "send",
     "settle",
@@ -53,6 +53,7 @@ pub const TASKS: [&str; 21] = [
     "follow",
     "sample",
     "vitals",
+    "export",
     "signal",
     "http",
     "describe",
@@ -65,7 +66,7 @@ pub const TASKS: [&str; 21] = [
 ];
 
 /// Those of them that go on for ever unless they are asked to stop; tests make them end.
-pub const ENDLESS: [&str; 12] = [
+pub const ENDLESS: [&str; 13] = [
     "read",
     "send",
     "settle",
@@ -76,6 +77,7 @@ pub const ENDLESS: [&str; 12] = [
     "heartbeat",
     "sample",
     "vitals",
+    "export",
     "http",
     "poll",
 ];

@@ -27,6 +27,7 @@ use crate::relay::{self, Inheritance, Term, TermEnd};
 use crate::store::lease::{self, Identity, Lease};
 use crate::store::{Server, Session, StoreError, deferred, request};
 use crate::telemetry::chain;
+use crate::trace::{self, Traces};
 use crate::{crash_point, task};
 
 /// How often a candidate looks at the lease; a resignation is noticed this fast.
@@ -37,6 +38,9 @@ const TERM_MIN: Duration = Duration::from_secs(1);
 
 /// How long the window is drained when an operator asks for another leader: soon counts for more than no copies.
 const RESIGN_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long spans may still be sent when the drain has used up its time.
+const FLUSH_MIN: Duration = Duration::from_millis(500);
 
 /// How often a trouble that lasts is said again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -50,6 +54,7 @@ struct Daemon {
     topics: Topics,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    traces: Option<Arc<Traces>>,
     /// Who we are in the lease.
     holder: Uuid,
     holder_name: String,
@@ -82,8 +87,16 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let http = http::serve(config.http.listen, Arc::clone(&metrics), Arc::clone(&health), Arc::clone(&board))
         .with_context(|| format!("listen on {}", config.http.listen))?;
     let ttl = config.lease.ttl;
+    let asked_to_stop = tokio::spawn({
+        let terminate = terminate.clone();
+        async move {
+            terminate.cancelled().await;
+            Instant::now()
+        }
+    });
+    let (traces, exporter) = trace::start(&config.trace, &holder_name, &metrics)?.unzip();
     let mut daemon =
-        Daemon::build(config, holder_name, Arc::clone(&metrics), Arc::clone(&health), terminate)?;
+        Daemon::build(config, holder_name, Arc::clone(&metrics), Arc::clone(&health), traces, terminate)?;
     let gather = board::gather(daemon.server.subscribe(), Arc::clone(&board), ttl);
     let gatherer = tokio::spawn(task::endless("board", CancellationToken::new(), gather));
     let heartbeats = daemon.config.heartbeat.topic.is_some();
@@ -94,6 +107,13 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let vitals = crate::vitals::watch(inbox, daemon.config.certificates(), Arc::clone(&daemon.metrics));
     let watcher = tokio::spawn(task::endless("vitals", CancellationToken::new(), vitals));
     let ended = Box::pin(daemon.follow_and_lead()).await;
+    if let Some(exporter) = exporter {
+        // After the resignation: nobody waits for spans. What the drain has left of its time is theirs.
+        let since = if daemon.terminate.is_cancelled() { asked_to_stop.await.ok() } else { None };
+        let left =
+            daemon.config.relay.drain_timeout.saturating_sub(since.map_or(Duration::ZERO, |at| at.elapsed()));
+        exporter.flush(left.max(FLUSH_MIN)).await;
+    }
     sampler.abort();
     watcher.abort();
     gatherer.abort();
@@ -107,6 +127,7 @@ impl Daemon {
         holder_name: String,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
+        traces: Option<Arc<Traces>>,
         terminate: CancellationToken,
     ) -> anyhow::Result<Daemon> {
         let urls = config.postgres.host_urls();
@@ -128,6 +149,7 @@ impl Daemon {
             server: watch::Sender::new(server),
             metrics,
             health,
+            traces,
             holder,
             holder_name,
             kafka_cluster_id: None,
@@ -302,6 +324,7 @@ impl Daemon {
             config_file: self.config.file.clone(),
             trouble: won.trouble,
             metrics: Arc::clone(&self.metrics),
+            traces: self.traces.clone(),
             health: Arc::clone(&self.health),
             drain: drain.clone(),
             resign: resign.clone(),

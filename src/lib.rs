@@ -19,7 +19,7 @@
 //! - `certificate`: when one expires. Pure.
 //! - `policy`, `position`, `ordering`, `message`, `partition`, `verdict`, `backoff`, `receipt`: the rules. Pure: they neither
 //!   wait, log, read a clock nor draw random numbers; time and jitter come in as arguments.
-//! - `config`, `telemetry`, `metrics`, `health`, `http`: settings, logs, every metric's name, probes.
+//! - `config`, `telemetry`, `metrics`, `trace`, `health`, `http`: settings, logs, every metric's name, spans, probes.
 //! - `board`: the status page. It only shows.
 //! - `task`: why the end of any internal task is the end of the process.
 //! - `servers`: private Postgres, PgBouncer and Kafka servers for demo, tests and benchmarks. `crash_point`: where the crash tests
@@ -31,10 +31,10 @@
 //! - Every statement with which the relay writes checks the epoch of its lease and the incarnation of the server.
 //! - No transaction is open while we wait for Kafka, and none spans two round trips.
 //! - A row whose key waits for an earlier row waits, too; `send` alone knows which keys do.
-//! - sqlx is named only in `store`, rdkafka only in `kafka`, metric names only in `metrics`; `store` and `kafka` do not
-//!   know each other.
+//! - sqlx is named only in `store`, rdkafka only in `kafka`, OpenTelemetry only in `trace`, metric names only in `metrics`;
+//!   `store` and `kafka` do not know each other.
 //! - Nothing grows without a bound: pages, the window, deferred rows, channels, label values.
-//! - Logs carry no payloads, keys or connection strings.
+//! - Logs and spans carry no payloads, keys or connection strings.
 //!
 //! # What is deliberately absent
 //! - A status column or any update of outbox rows: marking would cost more than publishing.
@@ -70,6 +70,7 @@ pub mod servers;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod trace;
 pub mod verdict;
 pub mod vitals;
 

@@ -21,7 +21,7 @@ use crate::policy::Policies;
 
 pub use labels::{
     AttemptResult, BacklogState, BrokerLink, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label,
-    Operation, Outcome, RedeliveryCause, StopCause, Table, TopicSetting,
+    Operation, Outcome, RedeliveryCause, SpanFate, StopCause, Table, TopicSetting,
 };
 pub use load::Load;
 pub use series::{Kind, SERIES, Series};
@@ -50,6 +50,7 @@ pub struct Metrics {
     kafka_request_timeouts: IntCounter,
     runtime_busy_seconds: Counter,
     table_bytes: Labelled<Table, Gauge>,
+    trace_spans: Labelled<SpanFate, IntCounter>,
     build_info: GaugeVec,
     config_info: GaugeVec,
     /// A statement found that another leader had taken over, so it changed nothing.
@@ -167,6 +168,7 @@ impl Metrics {
         let reading_stopped = build.gauges("outbox_reading_stopped");
         let table_bytes = build.gauges("outbox_table_bytes");
         let dependency_up = build.gauges("outbox_dependency_up");
+        let trace_spans = build.counters("outbox_trace_spans_total");
         let kafka_brokers = build.gauges("outbox_kafka_brokers");
         let metrics = Metrics {
             topics: Mutex::default(),
@@ -178,6 +180,7 @@ impl Metrics {
             reading_stopped: Labelled::new(|label| reading_stopped.with_label_values(&[label])),
             dependency_up: Labelled::new(|label| dependency_up.with_label_values(&[label])),
             table_bytes: Labelled::new(|label| table_bytes.with_label_values(&[label])),
+            trace_spans: Labelled::new(|label| trace_spans.with_label_values(&[label])),
             loss_incidents: build.counter("outbox_loss_incidents_total"),
             unaccounted_messages: build.gauge("outbox_unaccounted_messages"),
             reconcile_missing_messages: build.gauge("outbox_reconcile_missing_messages"),
@@ -309,6 +312,16 @@ impl Metrics {
     /// Counts one failed database operation.
     pub fn database_error(&self, operation: Operation) {
         self.database_errors.of(operation).inc();
+    }
+
+    /// Counts spans that came to this end.
+    pub fn spans(&self, fate: SpanFate, spans: u64) {
+        self.trace_spans.of(fate).inc_by(spans);
+    }
+
+    /// Spans that were dropped so far.
+    pub fn dropped_spans(&self) -> u64 {
+        self.trace_spans.of(SpanFate::Dropped).get()
     }
 
     /// Notes how long a database operation took, in seconds.

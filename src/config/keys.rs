@@ -209,7 +209,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "heartbeat.every",
-        // A thirtieth of the five minutes after which its alert fires.
+        // Often enough to be missed within a minute, and a few thousand rows a day.
         default: "10s",
         meaning: "Pause between heartbeat rows; while one of them waits none follows.",
     },
@@ -217,6 +217,23 @@ pub const KEYS: &[Key] = &[
         name: "http.listen",
         default: "0.0.0.0:9464",
         meaning: "Address of /metrics, /livez, /readyz and /startupz.",
+    },
+    Key {
+        name: "trace.endpoint",
+        default: "off",
+        meaning: "Where spans go: a collector's http:// address, by OTLP over HTTP (protobuf), with /v1/traces if it names no path; off makes none.",
+    },
+    Key {
+        name: "trace.sample",
+        // Services have decided already what they sample.
+        default: "1",
+        meaning: "Share of the traces that are followed, of those that the services have sampled, from 0 to 1; retried, failed and repeated rows always have a span.",
+    },
+    Key {
+        name: "trace.mode",
+        // A span for thousands of rows costs next to nothing.
+        default: "links",
+        meaning: "links: a span for each topic of a batch, linked to its rows' contexts; child: a span for each row, the child of its context.",
     },
     Key {
         name: "log.format",

@@ -40,6 +40,7 @@ pub struct Config {
     pub lease: LeaseConfig,
     pub retry: RetryConfig,
     pub http: HttpConfig,
+    pub trace: TraceConfig,
     pub log: LogConfig,
     pub retention: RetentionConfig,
     pub heartbeat: HeartbeatConfig,
@@ -154,6 +155,26 @@ pub struct HeartbeatConfig {
 pub struct HttpConfig {
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+}
+
+/// Which spans there are, and where they go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TraceConfig {
+    /// The collector; `None`: there are none.
+    pub endpoint: Option<String>,
+    /// The share of sampled traces that are followed.
+    pub sample: f64,
+    /// How spans hang together with the rows' contexts.
+    pub mode: TraceMode,
+}
+
+/// How a span hangs together with the context that a service wrote into its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceMode {
+    /// One span for many rows, linked to their contexts.
+    Links,
+    /// One span for each row, a child of its context.
+    Child,
 }
 
 /// What is logged, and how.
@@ -290,6 +311,18 @@ impl FromStr for LogFormat {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
             _ => Err("must be text or json".to_owned()),
+        }
+    }
+}
+
+impl FromStr for TraceMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "links" => Ok(TraceMode::Links),
+            "child" => Ok(TraceMode::Child),
+            _ => Err("must be links or child".to_owned()),
         }
     }
 }

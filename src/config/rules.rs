@@ -11,7 +11,8 @@ use super::{
     LeaseConfig, LogConfig,
 };
 use super::{
-    PostgresConfig, RelayConfig, RetentionConfig, RetryConfig, layers, postgres_url, properties, topics,
+    PostgresConfig, RelayConfig, RetentionConfig, RetryConfig, TraceConfig, layers, postgres_url, properties,
+    topics,
 };
 use crate::backoff::Backoff;
 use crate::policy::{Policies, Policy};
@@ -62,6 +63,11 @@ pub(super) fn load(
         },
         http: HttpConfig {
             listen: reader.parsed("http.listen", "is not address:port, such as 0.0.0.0:9464"),
+        },
+        trace: TraceConfig {
+            endpoint: reader.unless_off("trace.endpoint", collector),
+            sample: reader.text("trace.sample", share),
+            mode: reader.parsed("trace.mode", "must be links or child"),
         },
         log: LogConfig {
             format: reader.parsed("log.format", "must be text or json"),
@@ -213,6 +219,31 @@ fn topic_name(text: &str) -> Result<String, String> {
         );
     }
     Ok(text.to_owned())
+}
+
+/// A collector's address, with the path that OTLP has for traces if there is none.
+fn collector(text: &str) -> Result<String, String> {
+    const ADVICE: &str = "is not the address of a collector, such as http://localhost:4318";
+    let Some(rest) = text.strip_prefix("http://") else {
+        return Err(match text.starts_with("https://") {
+            true => "must be http://: spans go to a collector nearby, which encrypts them on their way on"
+                .to_owned(),
+            false => ADVICE.to_owned(),
+        });
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let sound = |c: char| c.is_ascii_graphic() && !"@?#\"\\<>".contains(c);
+    if host.is_empty() || !rest.chars().all(sound) {
+        return Err(ADVICE.to_owned());
+    }
+    let path = if matches!(path, "" | "/") { "/v1/traces" } else { path };
+    Ok(format!("http://{host}{path}"))
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "is not a number from 0 to 1".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("must be between 0 and 1".to_owned()) }
 }
 
 /// What `[retry]` says of every topic.

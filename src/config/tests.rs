@@ -85,6 +85,44 @@ fn topics_have_policies() {
 }
 
 #[test]
+fn a_heartbeat_needs_the_name_of_a_topic() {
+    assert_eq!(loaded("", &[]).heartbeat.topic, None);
+    assert_eq!(loaded("[heartbeat]\ntopic = ''", &[]).heartbeat.topic, None);
+    let config = loaded("[heartbeat]\ntopic = 'outbox.heartbeat'", &[]);
+    assert_eq!(config.heartbeat.topic.as_deref(), Some("outbox.heartbeat"));
+    assert_eq!(config.heartbeat.every, Duration::from_secs(10));
+    check("[heartbeat]\ntopic = 'a b'", &[], &["heartbeat.topic = \"a b\""]);
+    check(
+        "[heartbeat]\ntopic = '..'\nevery = '1ms'",
+        &[],
+        &["is not the name of a topic", "must be between 100ms"],
+    );
+}
+
+#[test]
+fn spans_go_to_a_collector_nearby() {
+    let endpoint = |text: &str| {
+        loaded("", &[("OUTBOX_RELAY__TRACE__ENDPOINT", text)]).trace.endpoint.unwrap_or_default()
+    };
+    assert_eq!(loaded("", &[]).trace, TraceConfig { endpoint: None, sample: 1.0, mode: TraceMode::Links });
+    assert_eq!(endpoint("off"), "");
+    assert_eq!(endpoint("http://collector:4318"), "http://collector:4318/v1/traces");
+    assert_eq!(endpoint("http://[::1]:4318/"), "http://[::1]:4318/v1/traces");
+    assert_eq!(endpoint("http://collector:4318/own/path"), "http://collector:4318/own/path");
+    for (text, part) in [
+        ("collector:4318", "is not the address of a collector"),
+        ("http://", "is not the address of a collector"),
+        ("http://user:secret@collector:4318", "is not the address of a collector"),
+        ("https://collector:4318", "must be http://"),
+    ] {
+        check("", &[("OUTBOX_RELAY__TRACE__ENDPOINT", text)], &[part]);
+    }
+    let bad = "[trace]\nsample = 1.5\nmode = 'parent'";
+    check(bad, &[], &["trace.sample = \"1.5\"", "must be links or child"]);
+    assert_eq!(loaded("[trace]\nsample = 0.25\nmode = 'child'", &[]).trace.sample, 0.25);
+}
+
+#[test]
 fn properties_keep_their_dots_and_their_text() {
     let text = r#"
         [kafka.properties]

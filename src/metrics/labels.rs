@@ -231,6 +231,16 @@ impl KafkaErrorClass {
 }
 
 label! {
+    /// What became of a span.
+    SpanFate {
+        /// The collector has it.
+        Exported = "exported",
+        /// The queue was full, or the collector did not take it.
+        Dropped = "dropped",
+    }
+}
+
+label! {
     /// What was asked of Postgres.
     Operation {
         /// Opening a connection and checking who answers.

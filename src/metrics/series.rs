@@ -261,6 +261,11 @@ pub const SERIES: &[Series] = &[
         &[],
         "Requests of librdkafka that were not answered in time.",
     ),
+    counter(
+        "outbox_trace_spans_total",
+        &["result"],
+        "Spans that were exported, or dropped because the queue was full or the collector did not take them.",
+    ),
     gauge("outbox_runtime_workers", &[], "Worker threads of the async runtime."),
     gauge("outbox_runtime_tasks", &[], "Tasks that are alive in the async runtime."),
     gauge("outbox_runtime_queued_tasks", &[], "Tasks that wait in the runtime's global queue for a worker."),

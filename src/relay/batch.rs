@@ -66,6 +66,10 @@ pub(super) struct Batch {
     pub offered_at: std::time::Instant,
     /// Attempts that failed.
     pub attempts: Vec<Attempt>,
+    /// Rows that went out again because their producer was replaced.
+    pub resent: Vec<usize>,
+    /// So many rows, the first ones, may have been sent by the leader before us. Only known where traces are wanted.
+    pub repeats: usize,
 }
 
 impl Batch {
@@ -85,6 +89,8 @@ impl Batch {
             begun: std::time::Instant::now(),
             offered_at: std::time::Instant::now(),
             attempts: Vec::new(),
+            resent: Vec::new(),
+            repeats: 0,
         }
     }
 
@@ -155,6 +161,7 @@ pub(super) struct DueBatch {
     pub flying: Vec<usize>,
     /// Chains of which one has failed in company.
     pub has_failed: Vec<bool>,
+    pub begun: std::time::Instant,
     /// When the last of these was offered.
     pub offered_at: std::time::Instant,
     /// Attempts that failed.
@@ -194,6 +201,7 @@ impl DueBatch {
             together: vec![false; rows.len()],
             flying: vec![0; chains.len()],
             has_failed: vec![false; chains.len()],
+            begun: std::time::Instant::now(),
             offered_at: std::time::Instant::now(),
             chains,
             chain_of,

@@ -61,6 +61,7 @@ use crate::store::lease::{OpenLane, Resume};
 use crate::store::settle::{Deferral, Outcome, Reason, RequestPage};
 use crate::store::{Server, StoreError};
 use crate::task;
+use crate::trace::Traces;
 
 use self::requests::Controls;
 
@@ -97,6 +98,8 @@ pub struct Term {
     pub trouble: Option<reconcile::Trouble>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// What makes spans, if any are wanted.
+    pub traces: Option<Arc<Traces>>,
     /// Liveness of the loops.
     pub health: Arc<crate::health::Health>,
     /// Read nothing new, finish the rest.

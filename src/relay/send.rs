@@ -21,6 +21,7 @@ mod offer;
 mod once;
 mod put_off;
 mod reports;
+mod traced;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -102,6 +103,10 @@ pub(super) struct Sender<'a> {
     deferred: watch::Sender<DeferredRows>,
     /// Database clock minus ours, microseconds.
     clock_us: i64,
+    /// When this lease was taken, about.
+    taken_at: Instant,
+    /// Rows still to be read that the leader before us may have sent; counted only for traces.
+    repeats: usize,
     reports: Vec<Report>,
     remarks: Remarks,
 }
@@ -141,6 +146,11 @@ impl<'a> Sender<'a> {
             circuit: Circuit::new(term.stall_after),
             rates: Rates::new(term.config.rate),
             heads: HashMap::new(),
+            taken_at: Instant::now(),
+            repeats: match (&term.traces, &term.trouble) {
+                (Some(_), Some(_)) => term.config.window_rows,
+                _ => 0,
+            },
             term,
             publisher,
             keys,
@@ -278,6 +288,7 @@ impl<'a> Sender<'a> {
         self.next_no += 1;
         let mut batch = Batch::new(self.next_no, page.rows, page.next);
         batch.opened = opened;
+        batch.repeats = self.may_repeat(batch.rows.len());
         let mut lane_of = |topic: String| self.topics.get(&Arc::from(topic)).lane;
         batch.closed = closed.into_iter().filter_map(&mut lane_of).collect();
         self.window.push_back(batch);

@@ -1,8 +1,10 @@
 //! Nothing private gets out: at the most talkative log level, and while everything goes wrong that can, no payload, key, header value,
-//! password or connection string is in a log, a metric, a probe's answer or an error that is kept.
+//! password or connection string is in a log, a span, a metric, a probe's answer or an error that is kept.
+
+use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::support::lines::write_many;
-use crate::support::{Env, Relay, RelayBuilder};
+use crate::support::{Collector, Env, Relay, RelayBuilder, attribute};
 
 /// Each stands for something that nobody but its owner may see.
 const PAYLOAD: &str = "canary-payload";
@@ -11,8 +13,9 @@ const HEADER: &str = "canary-header";
 const PASSWORD: &str = "canary-password";
 const SECRETS: [&str; 4] = [PAYLOAD, KEY, HEADER, PASSWORD];
 
-fn talkative(relay: RelayBuilder) -> RelayBuilder {
+fn talkative(relay: RelayBuilder, collector: &Collector) -> RelayBuilder {
     relay
+        .set("trace.endpoint", collector.endpoint())
         // The libraries too, which stay at warnings unless they are named.
         .set("log.level", "trace,librdkafka=trace,rdkafka=trace,sqlx=trace,hyper=trace,hyper_util=trace,axum=trace,rustls=trace")
         .set("retry.base", "20ms")
@@ -51,7 +54,10 @@ async fn everything_goes_wrong(env: &Env) {
         (&good, format!("'{PAYLOAD}'"), ", expires_at => now() - interval '1 day'"),
         (&good, format!("'{PAYLOAD}'"), ", partition => 7"),
     ] {
-        let headers = format!(r#"'{{"trace": "{HEADER}"}}'"#);
+        let context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let headers = format!(
+            r#"'{{"trace": "{HEADER}", "traceparent": "{context}", "tracestate": "vendor={HEADER}"}}'"#
+        );
         let insert =
             format!("select outbox.publish('{topic}', '{KEY}', {payload}, headers => {headers}{more})");
         sqlx::query(&insert).execute(env.app()).await.unwrap_or_else(|error| panic!("{insert}: {error}"));
@@ -74,10 +80,15 @@ async fn everything_goes_wrong(env: &Env) {
     env.expect_records(&good, 4).await;
 }
 
-async fn look_everywhere(env: &Env, relay: &Relay, also: &[&str]) {
+async fn look_everywhere(env: &Env, relay: &Relay, collector: &Collector, also: &[&str]) {
     let log: String = relay.log().into_iter().map(|line| line.text + "\n").collect();
     assert!(log.contains("TRACE"), "the log is not at its most talkative");
     keeps_quiet("the log", &log, also);
+    // What goes as usual, and what is told on its own.
+    let is_alone = |span: &Span| attribute(&span.attributes, "error.type").is_some();
+    collector.expect(1, is_alone).await;
+    collector.expect(1, |span| !is_alone(span)).await;
+    keeps_quiet("the spans", &collector.text(), also);
     for path in ["/metrics", "/livez", "/readyz", "/startupz", "/", "/api/status"] {
         let (_, text) = relay.get(path).await.expect("it is served");
         keeps_quiet(path, &text, also);
@@ -97,13 +108,13 @@ async fn nothing_private_gets_out_whatever_goes_wrong() {
     let once = env.topic("once");
     let url = env.relay_url().replace("relay_login@", &format!("relay_login:{PASSWORD}@"));
     assert!(url.contains(PASSWORD), "{url}");
-    let relay =
-        talkative(env.relay().await).topic(&once, "delivery = 'at_most_once'").set("postgres.url", &url);
-    let relay = relay.start().await;
+    let collector = Collector::start().await;
+    let relay = talkative(env.relay().await, &collector).topic(&once, "delivery = 'at_most_once'");
+    let relay = relay.set("postgres.url", &url).start().await;
     everything_goes_wrong(&env).await;
     // Behind a pooler nobody may have noticed.
     relay.wait_for_log("postgres failed, trying again").await;
-    look_everywhere(&env, &relay, &[&url, "postgres://"]).await;
+    look_everywhere(&env, &relay, &collector, &[&url, "postgres://"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +122,9 @@ async fn nothing_private_gets_out_through_a_pooler() {
     // There every value is written into its statement.
     let env = Env::builder().pooler().start().await;
     let once = env.topic("once");
-    let relay = talkative(env.relay().await).topic(&once, "delivery = 'at_most_once'").start().await;
+    let collector = Collector::start().await;
+    let relay = talkative(env.relay().await, &collector).set("trace.mode", "child");
+    let relay = relay.topic(&once, "delivery = 'at_most_once'").start().await;
     everything_goes_wrong(&env).await;
-    look_everywhere(&env, &relay, &["postgres://"]).await;
+    look_everywhere(&env, &relay, &collector, &["postgres://"]).await;
 }

@@ -50,4 +50,5 @@ mod tasks;
 mod tidy;
 mod tls;
 mod top;
+mod traces;
 mod verify;

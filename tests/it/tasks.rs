@@ -8,7 +8,7 @@ use crate::support::{Env, LogLine, Relay, RelayBuilder};
 
 const LAST_LINE: &str = "internal task ended unexpectedly";
 
-/// A relay with every task that there is.
+/// A relay with every task that there is; nobody collects its spans.
 async fn relay(env: &Env) -> RelayBuilder {
     let relay = env.relay().await.set("lease.ttl", "1s").set("retention.every", "100ms");
     let relay =

@@ -90,6 +90,10 @@ fn each_library_is_named_in_one_place() {
         path.starts_with("src/kafka/")
     });
     nowhere(&source, &["axum::"], "axum is named only in src/http.rs", |path| path == "src/http.rs");
+    let why = "OpenTelemetry is named only under src/trace";
+    nowhere(&source, &["opentelemetry::", "opentelemetry_sdk::", "opentelemetry_otlp::"], why, |path| {
+        path.starts_with("src/trace/")
+    });
     let metrics: Vec<&str> = SERIES.iter().map(|series| series.name).collect();
     nowhere(&source, &metrics, "metric names stand only in src/metrics", |path| {
         path.starts_with("src/metrics")

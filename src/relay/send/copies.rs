@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -14,12 +15,14 @@ use crate::message::OutboxRow;
 use crate::receipt::Receipt;
 use crate::relay::batch::Tag;
 use crate::relay::{Decided, Written};
-use crate::verdict::{Failure, Route};
+use crate::trace::{End, Why};
+use crate::verdict::{Failure, Route, scrub};
 
 /// Copies on their way.
 pub(super) struct Copies {
     no: u64,
     rows: Vec<OutboxRow>,
+    begun: Instant,
     open: usize,
     /// Letters whose copy was confirmed or given up.
     over: Vec<i64>,
@@ -37,7 +40,8 @@ impl Sender<'_> {
     ) {
         self.next_no += 1;
         let no = self.next_no;
-        let mut copies = Copies { no, rows, open: 0, over: Vec::new(), failed, settled };
+        let begun = Instant::now();
+        let mut copies = Copies { no, rows, begun, open: 0, over: Vec::new(), failed, settled };
         let now_us = now_us() + self.clock_us;
         for (index, row) in copies.rows.iter().enumerate() {
             if row.is_oversize() {
@@ -62,6 +66,14 @@ impl Sender<'_> {
         let Some(copies) = self.copies.as_mut().filter(|copies| copies.no == tag.no) else { return };
         copies.open -= 1;
         let row = &copies.rows[tag.index];
+        if let Some(traces) = &self.term.traces {
+            let error = result.as_ref().err().map(|refusal| scrub(&refusal.text)).unwrap_or_default();
+            let end = match &result {
+                Ok(receipt) => End::Confirmed(*receipt),
+                Err(refusal) => End::Failed { class: refusal.class, error: &error, dead: false },
+            };
+            traces.alone(self.term.epoch, copies.begun, row, end, Why::Copy, 1);
+        }
         match result {
             Ok(_) => copies.over.push(row.id),
             Err(refusal) if is_final(&refusal) => give_up(&mut copies.over, row, &refusal.text),

@@ -73,6 +73,7 @@ impl Sender<'_> {
         }
         if let Some(due) = self.due.take_if(|due| due.is_through()) {
             self.topics.count_due(&due);
+            self.trace_due(&due);
             return due.decided();
         }
         let at = self.decided_at().expect("only called when a batch is decided");
@@ -80,6 +81,7 @@ impl Sender<'_> {
         self.term.metrics.publish_seconds.observe(batch.begun.elapsed().as_secs_f64());
         self.term.metrics.batch_messages.observe(batch.rows.len() as f64);
         self.topics.count_batch(&batch);
+        self.trace_page(&batch);
         self.take_lane_step(batch)
     }
 }

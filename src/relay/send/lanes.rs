@@ -235,6 +235,7 @@ impl Sender<'_> {
         self.next_no += 1;
         let mut batch = Batch::new(self.next_no, page.rows, page.next);
         batch.lane = Some(number);
+        batch.repeats = self.may_repeat(batch.rows.len());
         batch.as_of = Some(page.as_of);
         self.window.push_back(batch);
         let topic = self.topics.get(&name);

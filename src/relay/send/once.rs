@@ -209,6 +209,7 @@ impl Sender<'_> {
         if lost > 0 {
             tracing::warn!(lost, of = tries.rows.len(), "rows of an at-most-once topic are lost");
         }
+        self.trace_once(tries.since, &tries.rows, &tries.confirmed);
         decided.outcome.published = tries.confirmed;
         self.extra.push_back(decided);
     }

@@ -257,6 +257,7 @@ impl Sender<'_> {
                 self.topics.get(topic).metrics.redeliveries(RedeliveryCause::ProducerReplaced, 1);
             }
             self.window[at].set(index, Fate::Waiting);
+            self.window[at].resent.push(index);
             again.push((no, index));
         }
         again.sort_unstable();

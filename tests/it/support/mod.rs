@@ -7,6 +7,7 @@ mod env;
 pub mod history;
 mod kafka;
 pub mod lines;
+mod otlp;
 mod postgres;
 mod quiet;
 mod relay;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use env::{Env, EnvBuilder};
 pub use kafka::{Kafka, Record};
+pub use otlp::{Collector, attribute, hex};
 pub use postgres::{Postgres, migrate};
 pub use quiet::{Quiet, ROWS_PER_SLOT};
 pub use relay::{LogLine, Metrics, Relay, RelayBuilder};
