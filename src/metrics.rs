@@ -18,6 +18,7 @@ use prometheus::{
 use prometheus::{Opts, Registry, TextEncoder};
 
 use crate::policy::Policies;
+use crate::telemetry::events;
 
 pub use labels::{
     AttemptResult, BacklogState, BrokerLink, DeadReason, DeferReason, Dependency, KafkaErrorClass, Label,
@@ -51,6 +52,8 @@ pub struct Metrics {
     runtime_busy_seconds: Counter,
     table_bytes: Labelled<Table, Gauge>,
     trace_spans: Labelled<SpanFate, IntCounter>,
+    /// In the order of [`EVENTS`] that are counted, and one more for all others.
+    log_lines: Vec<IntCounter>,
     build_info: GaugeVec,
     config_info: GaugeVec,
     /// A statement found that another leader had taken over, so it changed nothing.
@@ -169,6 +172,7 @@ impl Metrics {
         let table_bytes = build.gauges("outbox_table_bytes");
         let dependency_up = build.gauges("outbox_dependency_up");
         let trace_spans = build.counters("outbox_trace_spans_total");
+        let log_lines = build.counters("outbox_log_lines_total");
         let kafka_brokers = build.gauges("outbox_kafka_brokers");
         let metrics = Metrics {
             topics: Mutex::default(),
@@ -181,6 +185,9 @@ impl Metrics {
             dependency_up: Labelled::new(|label| dependency_up.with_label_values(&[label])),
             table_bytes: Labelled::new(|label| table_bytes.with_label_values(&[label])),
             trace_spans: Labelled::new(|label| trace_spans.with_label_values(&[label])),
+            log_lines: events::counted()
+                .map(|(level, event)| log_lines.with_label_values(&[event, &level.as_str().to_lowercase()]))
+                .collect(),
             loss_incidents: build.counter("outbox_loss_incidents_total"),
             unaccounted_messages: build.gauge("outbox_unaccounted_messages"),
             reconcile_missing_messages: build.gauge("outbox_reconcile_missing_messages"),
@@ -322,6 +329,11 @@ impl Metrics {
     /// Spans that were dropped so far.
     pub fn dropped_spans(&self) -> u64 {
         self.trace_spans.of(SpanFate::Dropped).get()
+    }
+
+    /// Sets how many lines of warning and error there have been since the start, by event.
+    pub fn set_log_lines(&self, counts: &[u64]) {
+        self.log_lines.iter().zip(counts).for_each(|(counter, count)| raise(counter, *count));
     }
 
     /// Notes how long a database operation took, in seconds.

@@ -1,14 +1,19 @@
 //! Logging: to stderr, as text for people or JSON for collectors, filtered by level and target.
-//! Libraries are kept short: what they repeat during an outage is in the metrics, and the relay says it once itself.
+//! Libraries are kept short: what they repeat during an outage is in the metrics, and the relay says it once itself. Nor do its own
+//! warnings flood: of each kind so many a minute are written, all are counted ([`counts`]). [`events`] lists every kind.
 
-use std::collections::VecDeque;
+pub mod events;
+
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -25,6 +30,9 @@ const QUIET: [&str; 7] = [LIBRDKAFKA, "rdkafka", "sqlx", "hyper", "hyper_util", 
 /// With all brokers down each producer reports each broker every second or two; so many lines tell it well enough.
 const CHATTER_LINES: u32 = 10;
 const CHATTER_PERIOD: Duration = Duration::from_secs(10);
+/// Warnings or errors of one kind in a minute: more of them tell nothing that their counter does not.
+const LINES: u32 = 60;
+const PERIOD: Duration = Duration::from_secs(60);
 
 /// Starts logging for the process. Fails if something else has already done so.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
@@ -43,11 +51,12 @@ where
         LogFormat::Json => format.json().flatten_event(true).with_span_list(false).boxed(),
     };
     tracing_subscriber::registry()
-        // A filter for all layers: what it drops costs nothing, and Chatter counts only what would be written.
+        // A filter for all layers: what it drops costs nothing, and Measure counts only what would be written.
         .with(targets(&config.level))
         .with(format)
-        .with(Chatter::default())
         .with(Changes)
+        // Last, so that it is asked first: what it leaves out no other layer sees.
+        .with(Measure::default())
 }
 
 /// The levels asked for, with libraries at warnings where they are not named.
@@ -58,10 +67,12 @@ fn targets(asked: &Targets) -> Targets {
     asked.clone().with_targets(quiet.map(|target| (target, overall.min(LevelFilter::WARN))))
 }
 
-/// Lets through a few of librdkafka's lines per period and drops the rest.
+/// Counts warnings and errors, and lets through so many of each kind in a period.
 #[derive(Default)]
-struct Chatter {
-    window: Mutex<Window>,
+struct Measure {
+    librdkafka: Mutex<Window>,
+    /// By the place in the code.
+    own: Mutex<HashMap<Identifier, Window>>,
 }
 
 #[derive(Default)]
@@ -71,22 +82,52 @@ struct Window {
 }
 
 impl Window {
-    fn admits(&mut self, now: Instant) -> bool {
-        if self.began.is_none_or(|began| now.duration_since(began) >= CHATTER_PERIOD) {
+    fn admits(&mut self, now: Instant, lines: u32, period: Duration) -> bool {
+        if self.began.is_none_or(|began| now.duration_since(began) >= period) {
             *self = Window { began: Some(now), lines: 0 };
         }
         self.lines += 1;
-        self.lines <= CHATTER_LINES
+        self.lines <= lines
     }
 }
 
-impl<S: Subscriber> Layer<S> for Chatter {
+impl<S: Subscriber> Layer<S> for Measure {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
-        if event.metadata().target() != LIBRDKAFKA {
-            return true;
+        let (metadata, now) = (event.metadata(), Instant::now());
+        let is_loud = *metadata.level() <= Level::WARN;
+        if is_loud {
+            count(event);
         }
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now())
+        match metadata.target() {
+            LIBRDKAFKA => hold(&self.librdkafka).admits(now, CHATTER_LINES, CHATTER_PERIOD),
+            _ if is_loud => {
+                let mut own = hold(&self.own);
+                own.entry(metadata.callsite()).or_default().admits(now, LINES, PERIOD)
+            }
+            _ => true,
+        }
     }
+}
+
+/// One for each of [`events::counted`].
+static COUNTS: LazyLock<Vec<AtomicU64>> =
+    LazyLock::new(|| events::counted().map(|_| AtomicU64::new(0)).collect());
+
+fn count(event: &Event<'_>) {
+    let mut text = Text::default();
+    event.record(&mut text);
+    if let Some(place) = events::place(event.metadata().level(), &text.message) {
+        COUNTS[place].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Warnings and errors since the start of the process, in the order of [`events::counted`].
+pub fn counts() -> Vec<u64> {
+    COUNTS.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lines that are kept for the status page.
@@ -110,7 +151,7 @@ pub fn changes() -> Vec<Change> {
 
 fn kept() -> MutexGuard<'static, VecDeque<Change>> {
     static KEPT: Mutex<VecDeque<Change>> = Mutex::new(VecDeque::new());
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+    hold(&KEPT)
 }
 
 /// Keeps the relay's own lines of information and above.
@@ -226,6 +267,30 @@ mod tests {
         assert_eq!((count("broker is down"), count("state changed")), (CHATTER_LINES as usize, 50));
     }
 
+    #[test]
+    fn a_kind_of_warning_cannot_flood_and_all_are_counted() {
+        let of =
+            |level, name| events::counted().position(|counted| counted == (level, name)).expect("counted");
+        let places =
+            [of(Level::WARN, "deposed"), of(Level::ERROR, "topic_sick"), of(Level::WARN, events::OTHER)];
+        let before = counts();
+        let found = lines(LogFormat::Text, "info", || {
+            for line in 0..500 {
+                tracing::warn!(epoch = line, "deposed leader settled nothing, another relay holds the lease");
+                tracing::info!(line, "state changed");
+            }
+            tracing::error!(topic = "orders", "topic cannot be published to, its rows wait for it");
+            tracing::warn!(target: "sqlx", "something else");
+        });
+        let count = |part: &str| found.iter().filter(|line| line.contains(part)).count();
+        assert_eq!((count("deposed"), count("state changed"), count("orders")), (LINES as usize, 500, 1));
+        let after = counts();
+        let counted = places.map(|place| after[place] - before[place]);
+        // Other tests of this process may warn of something else meanwhile.
+        assert_eq!(counted[..2], [500, 1]);
+        assert!(counted[2] >= 1);
+    }
+
     #[track_caller]
     fn check(level: &str, target: &str, shown: Level, hidden: Level) {
         let targets = targets(&level.parse().expect("a level"));
@@ -246,7 +311,8 @@ mod tests {
     #[test]
     fn a_flood_of_lines_is_cut_per_period() {
         let (mut window, start) = (Window::default(), Instant::now());
-        let admitted = |window: &mut Window, now| (0..100).filter(|_| window.admits(now)).count();
+        let admits = |window: &mut Window, now| window.admits(now, CHATTER_LINES, CHATTER_PERIOD);
+        let admitted = |window: &mut Window, now| (0..100).filter(|_| admits(window, now)).count();
         assert_eq!(admitted(&mut window, start), CHATTER_LINES as usize);
         assert_eq!(admitted(&mut window, start + CHATTER_PERIOD / 2), 0);
         assert_eq!(admitted(&mut window, start + CHATTER_PERIOD), CHATTER_LINES as usize);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::certificate;
 use crate::kafka::{Inbox, Pulse};
 use crate::metrics::{BrokerLink, Metrics};
+use crate::telemetry;
 
 /// How often is looked; each look also measures how late its timer ran.
 const EVERY: Duration = Duration::from_millis(500);
@@ -30,6 +31,7 @@ pub async fn watch(
         metrics.runtime_delay_seconds.observe(due.elapsed().as_secs_f64());
         take_runtime(&metrics);
         take_pulse(&inbox.pulse(), &metrics);
+        metrics.set_log_lines(&telemetry::counts());
         if !certificates.is_empty() && certificates_read.is_none_or(|at| at.elapsed() >= CERTIFICATES_EVERY) {
             certificates_read = Some(Instant::now());
             // One that cannot be read keeps its last known date: a connection that needs it says what is wrong.

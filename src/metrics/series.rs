@@ -262,6 +262,11 @@ pub const SERIES: &[Series] = &[
         "Requests of librdkafka that were not answered in time.",
     ),
     counter(
+        "outbox_log_lines_total",
+        &["event", "level"],
+        "Warnings and errors logged, by the event's name in docs/logs.md, those that were left out for being too many included.",
+    ),
+    counter(
         "outbox_trace_spans_total",
         &["result"],
         "Spans that were exported, or dropped because the queue was full or the collector did not take them.",

@@ -212,6 +212,6 @@ fn say(term: &Term, cause: &'static str, report: &Report) {
         unaccounted,
         altered,
         first_id,
-        "records are missing in kafka; outbox-relay reconcile --from-id {from_id} --until-id {until_id} --repair publishes them"
+        "records are missing in kafka; outbox-relay reconcile with these ids and --repair publishes them"
     );
 }

@@ -21,6 +21,14 @@ pub(super) enum Remark {
     FailedAgain,
     /// It is a dead letter now.
     Dead,
+    /// It is a dead letter's copy, and failed.
+    CopyFailed,
+    /// It is a dead letter's copy that will never go.
+    CopyRefused,
+    /// Its topic is at-most-once, and it is too large.
+    OnceOversize,
+    /// Rows of an at-most-once topic, a batch of them, are lost.
+    OnceLost,
 }
 
 /// Who has been spoken about, and when.

@@ -25,6 +25,7 @@ mod help;
 mod lanes;
 mod lead;
 mod ledger;
+mod logs;
 mod metrics_page;
 mod migrate;
 mod once;

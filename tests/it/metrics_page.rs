@@ -199,7 +199,7 @@ fn from(name: &str) -> &'static str {
         "outbox_maintenance_end_timestamp_seconds",
         "outbox_heartbeat_confirmed_timestamp_seconds",
     ];
-    let everywhere = ["outbox_reconcile_", "outbox_kafka_", "outbox_runtime_"];
+    let everywhere = ["outbox_reconcile_", "outbox_kafka_", "outbox_runtime_", "outbox_log_"];
     if ALL.contains(&name) || everywhere.iter().any(|start| name.starts_with(start)) {
         "all"
     } else {

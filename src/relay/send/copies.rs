@@ -14,6 +14,7 @@ use crate::kafka::{NotTaken, Refusal};
 use crate::message::OutboxRow;
 use crate::receipt::Receipt;
 use crate::relay::batch::Tag;
+use crate::relay::remarks::{Remark, Remarks};
 use crate::relay::{Decided, Written};
 use crate::trace::{End, Why};
 use crate::verdict::{Failure, Route, scrub};
@@ -45,14 +46,14 @@ impl Sender<'_> {
         let now_us = now_us() + self.clock_us;
         for (index, row) in copies.rows.iter().enumerate() {
             if row.is_oversize() {
-                give_up(&mut copies.over, row, "its payload is above relay.max_row_bytes");
+                give_up(&mut copies.over, &mut self.remarks, row, "its payload is above relay.max_row_bytes");
                 continue;
             }
             let opaque = Tag { route: Route::Copy, no, index }.encode();
             match self.publisher.hand_over(Route::Copy, row, &self.term.stamp, now_us, opaque) {
                 Ok(()) => copies.open += 1,
                 Err(NotTaken::Refused(refusal)) if is_final(&refusal) => {
-                    give_up(&mut copies.over, row, &refusal.text);
+                    give_up(&mut copies.over, &mut self.remarks, row, &refusal.text);
                 }
                 Err(_) => {}
             }
@@ -76,15 +77,19 @@ impl Sender<'_> {
         }
         match result {
             Ok(_) => copies.over.push(row.id),
-            Err(refusal) if is_final(&refusal) => give_up(&mut copies.over, row, &refusal.text),
+            Err(refusal) if is_final(&refusal) => {
+                give_up(&mut copies.over, &mut self.remarks, row, &refusal.text);
+            }
             Err(refusal) => {
-                let topic = &*row.topic;
-                tracing::warn!(
-                    id = row.id,
-                    topic,
-                    reason = refusal.text,
-                    "copy of a dead letter failed, it is tried again"
-                );
+                if let Some(alike) = self.remarks.make(&row.topic, Remark::CopyFailed, Instant::now()) {
+                    tracing::warn!(
+                        id = row.id,
+                        topic = &*row.topic,
+                        reason = refusal.text,
+                        alike,
+                        "copy of a dead letter failed, it is tried again"
+                    );
+                }
             }
         }
         self.end_copies();
@@ -112,13 +117,15 @@ fn is_final(refusal: &Refusal) -> bool {
     matches!(refusal.failure, Failure::Refused | Failure::TooLarge)
 }
 
-fn give_up(over: &mut Vec<i64>, row: &OutboxRow, reason: &str) {
+fn give_up(over: &mut Vec<i64>, remarks: &mut Remarks, row: &OutboxRow, reason: &str) {
     over.push(row.id);
-    let (id, topic) = (row.id, &*row.topic);
-    tracing::error!(
-        id,
-        topic,
-        reason,
-        "copy of a dead letter is refused, the letter itself stays in outbox.dead_letter"
-    );
+    if let Some(alike) = remarks.make(&row.topic, Remark::CopyRefused, Instant::now()) {
+        tracing::error!(
+            id = row.id,
+            topic = &*row.topic,
+            reason,
+            alike,
+            "copy of a dead letter is refused, the letter itself stays in outbox.dead_letter"
+        );
+    }
 }

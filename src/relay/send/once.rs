@@ -16,6 +16,7 @@ use crate::metrics::{AttemptResult, KafkaErrorClass, Outcome};
 use crate::receipt::Receipt;
 use crate::relay::Decided;
 use crate::relay::batch::Tag;
+use crate::relay::remarks::Remark;
 use crate::verdict::Route;
 
 /// Longer than the producer's own time-out: whatever has not been reported by then is lost.
@@ -108,11 +109,14 @@ impl Sender<'_> {
                     tries.known[index] = true;
                     tries.offered += 1;
                     self.topics.get(&topic).metrics.attempts(AttemptResult::Rejected, 1);
-                    tracing::warn!(
-                        id,
-                        topic = &*topic,
-                        "row of an at-most-once topic is above relay.max_row_bytes"
-                    );
+                    if let Some(alike) = self.remarks.make(&topic, Remark::OnceOversize, Instant::now()) {
+                        tracing::warn!(
+                            id,
+                            topic = &*topic,
+                            alike,
+                            "row of an at-most-once topic is above relay.max_row_bytes"
+                        );
+                    }
                     continue;
                 }
                 match self.publisher.hand_over(Route::Once, row, &self.term.stamp, now_us, opaque) {
@@ -206,8 +210,12 @@ impl Sender<'_> {
             }
         }
         let lost = decided.outcome.dropped.len();
-        if lost > 0 {
-            tracing::warn!(lost, of = tries.rows.len(), "rows of an at-most-once topic are lost");
+        if lost > 0
+            && let Some(row) = tries.rows.first()
+            && let Some(alike) = self.remarks.make(&row.topic, Remark::OnceLost, Instant::now())
+        {
+            let (of, topic) = (tries.rows.len(), &*row.topic);
+            tracing::warn!(lost, of, topic, alike, "rows of an at-most-once topic are lost");
         }
         self.trace_once(tries.since, &tries.rows, &tries.confirmed);
         decided.outcome.published = tries.confirmed;
