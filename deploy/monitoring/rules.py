@@ -252,6 +252,13 @@ def outages():
               """),
               "Messages wait and none is delivered.",
               "{{ $labels.job }} has about {{ $value | humanize }} messages waiting and has delivered none for five minutes.", wait="2m"),
+        # A page although it may be the heartbeat's topic alone: it is the one sign that covers what nobody has thought of. Beside an
+        # outage that is told, Alertmanager holds it back. 0: heartbeats are off, or none was confirmed yet.
+        alert("OutboxHeartbeatStale", "page", held("""
+              time() - (max by (job) (outbox_heartbeat_confirmed_timestamp_seconds) > 0) > 300
+              """),
+              "No heartbeat row has gone all the way from Postgres to Kafka for more than five minutes.",
+              "The last heartbeat of {{ $labels.job }} was confirmed {{ $value | humanizeDuration }} ago.", wait="2m"),
         alert("OutboxCircuitOpen", "page",
               held("max by (job) (outbox_circuit_open) == 1"),
               "Kafka confirms nothing, so the relay hands nothing over; messages wait in Postgres.",

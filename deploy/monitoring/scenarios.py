@@ -50,6 +50,9 @@ def healthy(minutes, step):
         put("outbox_maintenance", flat(0), instance)
         put("outbox_maintenance_end_timestamp_seconds", flat(0), instance)
         put("process_cpu_seconds_total", grow(6), instance)
+        # Confirmed 290 s ago.
+        put("outbox_heartbeat_confirmed_timestamp_seconds",
+            f"0x4 10+60x{n}" if step == 1 else f"0 {step * 60 - 290}+{step * 60}x{n}", instance)
         for topic, (owner, tier, delivery) in TOPICS.items():
             put("outbox_topic_info", flat(1), instance, topic=topic, owner=owner, tier=tier, delivery=delivery)
             # 100 s behind.
@@ -114,7 +117,7 @@ def alert_labels(spelled):
 HELD = {
     "OutboxNoLeader", "OutboxStalled", "OutboxCircuitOpen", "OutboxReadingStopped", "OutboxLagHigh", "OutboxTargetDown",
     "OutboxDependencyDown", "OutboxAuthenticationFailing", "OutboxLeaderFlapping", "OutboxTopicSick", "OutboxDeliveryErrorBudgetBurn",
-    "OutboxLatencyBudgetBurn",
+    "OutboxLatencyBudgetBurn", "OutboxHeartbeatStale",
 }
 # Some time after 2001, and no scenario is that long.
 ANNOUNCED = {"outbox_maintenance": "1x5000", "outbox_maintenance_end_timestamp_seconds": "1000000000x5000"}
@@ -283,6 +286,10 @@ def minutes():
         "outbox_messages_total outcome=delivered": "6000x30",
         "outbox_attempts_total": "6000x30",
     }, {28: []})
+    s.add("no heartbeat is confirmed any more", 40, {
+        "outbox_heartbeat_confirmed_timestamp_seconds": "0 0 600x40",
+    }, {14: [], 16: [], 19: ["OutboxHeartbeatStale page"]})
+    s.add("heartbeats are off", 40, {"outbox_heartbeat_confirmed_timestamp_seconds": "0x40"}, {39: []})
     s.add("kafka confirms nothing", 12, {"outbox_circuit_open": "0 0 1x10"},
           {6: [], 8: ["OutboxCircuitOpen page"]})
     s.add("the deferred rows reach their limit", 10, {"outbox_reading_stopped cause=deferred_limit": "0x4 1x6"},

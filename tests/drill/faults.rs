@@ -33,6 +33,7 @@ enum Kind {
     PostgresDown,
     SlowPace,
     RightTaken,
+    HeartbeatLost,
     DeadLetters,
     PlannedPause,
     PlannedPauseOverdue,
@@ -90,6 +91,13 @@ pub fn all() -> Vec<Fault> {
             Kind::RightTaken,
             "The relay's login may no longer write to a topic.",
             &[("OutboxAuthenticationFailing", 5.0)],
+            20,
+        ),
+        fault(
+            "heartbeat_lost",
+            Kind::HeartbeatLost,
+            "The heartbeat's topic is gone, and all else is well.",
+            &[("OutboxHeartbeatStale", 7.0)],
             20,
         ),
         fault(
@@ -161,6 +169,7 @@ impl Fault {
             Kind::PostgresDown => ground.env.stop_postgres_fast().await,
             Kind::SlowPace => ground.env.execute("select outbox.set_rate(null, 10, '10 minutes')").await,
             Kind::RightTaken => ground.env.forbid_topic(&ground.mail).await,
+            Kind::HeartbeatLost => ground.env.delete_topic(&ground.heartbeat).await,
             Kind::DeadLetters => ground.write(&ground.parcels, "k", 40, 5000).await,
             Kind::PlannedPause => {
                 let orders = ground.orders.clone();
@@ -193,6 +202,7 @@ impl Fault {
             Kind::PostgresDown => ground.env.start_postgres_again().await,
             Kind::SlowPace => ground.env.execute("select outbox.set_rate(null, null)").await,
             Kind::RightTaken => ground.env.allow_topic(&ground.mail).await,
+            Kind::HeartbeatLost => drop(ground.env.create_topic("heartbeat", 1, &[]).await),
             Kind::DeadLetters => {
                 ground.say(&["dlq", "discard", "--all", "--reason", "drill", "--yes"]).await;
             }

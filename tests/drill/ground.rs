@@ -26,7 +26,10 @@ pub struct Ground {
     pub ledgers: String,
     /// Nobody has created it.
     pub ghosts: String,
+    /// Of at-most-once messages.
     pulse: String,
+    /// The relay's own.
+    pub heartbeat: String,
     pub relays: [Option<Relay>; 2],
     addresses: [String; 2],
     /// A transaction that somebody has forgotten.
@@ -45,6 +48,7 @@ impl Ground {
             invoices: env.create_topic("invoices", 1, &limited).await,
             pulse: env.create_topic("pulse", 1, &[]).await,
             ledgers: env.create_topic("ledgers", 1, &[]).await,
+            heartbeat: env.create_topic("heartbeat", 1, &[]).await,
             ghosts: env.topic("ghosts"),
             prometheus: Prometheus::start().await,
             relays: [None, None],
@@ -70,6 +74,7 @@ impl Ground {
             // The relay's own times, a fifth and less of the defaults; nothing is tried again while the drill lasts.
             let relay = relay.set("lease.ttl", "1s").set("kafka.stall_after", "2s").set("retry.base", "1h");
             let relay = relay.set("retry.max", "2h").set("retry.age", "3d").set("retry.attempts", 1000);
+            let relay = relay.set("heartbeat.topic", &self.heartbeat).set("heartbeat.every", "500ms");
             let relay = relay
                 .topic(&self.orders, "owner = 'checkout'\ntier = 'critical'")
                 .topic(&self.mail, "owner = 'mail'")
@@ -77,6 +82,7 @@ impl Ground {
                 .topic(&self.invoices, "owner = 'billing'\ntier = 'low'")
                 .topic(&self.ledgers, "owner = 'billing'")
                 .topic(&self.ghosts, "owner = 'checkout'\ntier = 'critical'")
+                .topic(&self.heartbeat, "owner = 'platform'\ntier = 'low'")
                 .topic(&self.pulse, "owner = 'web'\ntier = 'low'\ndelivery = 'at_most_once'");
             let relay = relay.expect_errors().start().await;
             *address = relay.address();
