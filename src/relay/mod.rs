@@ -333,7 +333,13 @@ pub async fn run(
     let sender = send::Sender::new(term.clone(), publisher, topics, &inheritance, orders, deferred);
     let Inheritance { resume, lanes, .. } = inheritance;
     let position = resume.position.clone();
-    let reader = read::Ends { pages, lane_pages, orders: orders_in, deferred: deferred_seen.clone() };
+    let reader = read::Ends {
+        pages,
+        lane_pages,
+        orders: orders_in,
+        deferred: deferred_seen.clone(),
+        controls: asks.controls.subscribe(),
+    };
     let inputs = send::Inputs {
         pages: pages_in,
         lane_pages: lane_pages_in,

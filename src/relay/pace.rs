@@ -47,9 +47,14 @@ impl Rates {
         Rates { all: all.and_then(Bucket::new), topics: HashMap::new(), used_up: false, look_again: None }
     }
 
+    /// Records a second for all topics together.
+    pub fn all(&self) -> Option<u32> {
+        self.all.as_ref().map(|bucket| bucket.rate)
+    }
+
     /// Another rate for all topics together.
     pub fn set_all(&mut self, all: Option<u32>) {
-        if self.all.as_ref().map(|bucket| bucket.rate) != all {
+        if self.all() != all {
             self.all = all.and_then(Bucket::new);
             self.used_up = false;
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::lanes::{LanePage, MainPage, Opening, Order};
+use super::requests::Controls;
 use super::{DeferredRows, Term, TermEnd};
 use crate::crash_point;
 use crate::health::Loop;
@@ -34,6 +35,7 @@ pub(super) struct Ends {
     pub lane_pages: mpsc::Sender<LanePage>,
     pub orders: mpsc::Receiver<Order>,
     pub deferred: watch::Receiver<DeferredRows>,
+    pub controls: watch::Receiver<Controls>,
 }
 
 /// Where a stream is read next.
@@ -66,6 +68,7 @@ struct Reading {
     trouble: Duration,
     /// Reading stands still at the cap of deferred rows, and it has been said.
     capped: bool,
+    controls: watch::Receiver<Controls>,
 }
 
 /// Reads until draining, or until the term is over.
@@ -77,7 +80,7 @@ pub(super) async fn read(
 ) -> Result<(), TermEnd> {
     let running = term.health.running(Loop::Read);
     let drain = term.drain.clone();
-    let mut reading = Reading::new(term, resume, lanes);
+    let mut reading = Reading::new(term, resume, lanes, ends.controls.clone());
     let mut next_poll = Instant::now();
     loop {
         running.tick();
@@ -119,7 +122,7 @@ enum Step<'a> {
 }
 
 impl Reading {
-    fn new(term: Term, resume: Resume, lanes: Vec<OpenLane>) -> Reading {
+    fn new(term: Term, resume: Resume, lanes: Vec<OpenLane>, controls: watch::Receiver<Controls>) -> Reading {
         let limits = PageLimits {
             rows: term.config.page_rows as i64,
             bytes: term.config.page_bytes as i64,
@@ -147,7 +150,16 @@ impl Reading {
             idle: false,
             trouble: RECONNECT.0,
             capped: false,
+            controls,
         }
+    }
+
+    /// Rows of a page: no more than may go in a second. A page is settled as a whole, so one of a thousand rows, ten of which go a
+    /// second, would look for minutes as if nothing went at all.
+    fn page_limits(&self) -> PageLimits {
+        let rate = self.controls.borrow().rate.unwrap_or(self.term.config.rate);
+        let second = rate.map_or(i64::MAX, |rate| i64::from(rate.max(1)));
+        PageLimits { rows: self.limits.rows.min(second), ..self.limits }
     }
 
     /// From the next page on main skips the topic; its lane begins where main stands.
@@ -163,6 +175,7 @@ impl Reading {
 
     /// The next page of main, or nothing, and the pause before the one after it.
     async fn main_page(&mut self) -> Result<(Option<MainPage>, Duration), TermEnd> {
+        let limits = self.page_limits();
         let (page, took) = loop {
             let from = From {
                 position: &self.main.position,
@@ -174,7 +187,7 @@ impl Reading {
             let polled = async {
                 let session = connected(&self.term, &mut self.session).await?;
                 let started = Instant::now();
-                let page = self.reader.poll(session, from, &self.limits, self.term.token).await?;
+                let page = self.reader.poll(session, from, &limits, self.term.token).await?;
                 if !page.rows.is_empty() {
                     poll::flush_barrier(session, page.unflushed, self.term.token).await?;
                 }

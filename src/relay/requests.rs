@@ -195,7 +195,14 @@ async fn take_effect(
                 None => (Progress::Running, request.last_id, None),
             },
         };
-        tracing::info!(request = request.id, kind = ?request.kind, topic = request.topic, ?progress, error, "request");
+        tracing::info!(
+            request = request.id,
+            kind = request.kind_word(),
+            topic = request.topic,
+            progress = progress.as_str(),
+            error,
+            "request"
+        );
         request::report(session, term.epoch, request.id, progress, last_id, error.as_deref()).await?;
         if progress != Progress::Running {
             over.insert(request.id);

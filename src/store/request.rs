@@ -45,6 +45,30 @@ pub enum Kind {
     Maintenance,
 }
 
+/// As `outbox.request.kind` spells them.
+const KINDS: [(&str, Kind); 14] = [
+    ("requeue", Kind::Requeue),
+    ("discard", Kind::Discard),
+    ("pause", Kind::Pause),
+    ("resume", Kind::Resume),
+    ("rate", Kind::Rate),
+    ("policy", Kind::Policy),
+    ("cancel", Kind::Cancel),
+    ("retry_now", Kind::RetryNow),
+    ("skip_head", Kind::SkipHead),
+    ("release", Kind::Release),
+    ("resign", Kind::Resign),
+    ("replay", Kind::Replay),
+    ("repair", Kind::Repair),
+    ("maintenance", Kind::Maintenance),
+];
+
+impl Kind {
+    fn named(word: &str) -> Option<Kind> {
+        KINDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind)
+    }
+}
+
 /// Rows of a topic, of one key if it is given.
 #[derive(Debug)]
 pub struct OfKey<'r> {
@@ -102,6 +126,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Its kind, for people.
+    pub fn kind_word(&self) -> &'static str {
+        KINDS.iter().find(|(_, kind)| Some(*kind) == self.kind).map_or("unknown", |(word, _)| word)
+    }
+
     /// The request that it ends.
     pub fn cancels(&self) -> Option<i64> {
         (self.kind == Some(Kind::Cancel)).then(|| self.value.get("request").and_then(Value::as_i64))?
@@ -119,7 +148,8 @@ pub enum Progress {
 }
 
 impl Progress {
-    fn as_str(self) -> &'static str {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
         match self {
             Progress::Running => "running",
             Progress::Done => "done",
@@ -156,23 +186,7 @@ fn request(row: &PgRow) -> Result<Request, sqlx::Error> {
     };
     Ok(Request {
         id: row.try_get("id")?,
-        kind: match row.try_get("kind")? {
-            "requeue" => Some(Kind::Requeue),
-            "discard" => Some(Kind::Discard),
-            "pause" => Some(Kind::Pause),
-            "resume" => Some(Kind::Resume),
-            "rate" => Some(Kind::Rate),
-            "policy" => Some(Kind::Policy),
-            "cancel" => Some(Kind::Cancel),
-            "retry_now" => Some(Kind::RetryNow),
-            "skip_head" => Some(Kind::SkipHead),
-            "release" => Some(Kind::Release),
-            "resign" => Some(Kind::Resign),
-            "replay" => Some(Kind::Replay),
-            "repair" => Some(Kind::Repair),
-            "maintenance" => Some(Kind::Maintenance),
-            _ => None,
-        },
+        kind: Kind::named(row.try_get("kind")?),
         topic: row.try_get("topic")?,
         filter: json("filter")?,
         value: json("value")?,

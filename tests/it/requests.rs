@@ -229,6 +229,34 @@ async fn rates_and_policies_change_at_run_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_a_slow_pace_rows_are_settled_second_by_second() {
+    let env = Env::new().await;
+    let topic = env.create_topic("slow", 1, &[]).await;
+    write_many(&env, &topic, 1, 0, 300).await;
+    let relay = env.relay().await.set("relay.rate", 20).start().await;
+    let delivered = async || {
+        let labels = [("topic", &*topic), ("outcome", "delivered")];
+        relay.metrics().await.get("outbox_messages_total", &labels).unwrap_or(0.0)
+    };
+    eventually(DEADLINE, "the first rows are settled", async || delivered().await > 0.0).await;
+    let settled = delivered().await;
+    assert!(settled < 300.0, "all were settled at once");
+    // The same for a topic that is read on its own.
+    ask(&env, "outbox.set_rate(null, null)", "running").await;
+    let paced = env.create_topic("paced", 1, &[]).await;
+    ask(&env, &format!("outbox.set_rate('{paced}', 1000)"), "running").await;
+    ask(&env, "outbox.set_rate(null, 20)", "running").await;
+    write_many(&env, &paced, 1, 0, 300).await;
+    let delivered = async || {
+        let labels = [("topic", &*paced), ("outcome", "delivered")];
+        relay.metrics().await.get("outbox_messages_total", &labels).unwrap_or(0.0)
+    };
+    eventually(DEADLINE, "the first rows are settled", async || delivered().await > 0.0).await;
+    let settled = delivered().await;
+    assert!(settled < 300.0, "all were settled at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_in_the_askers_own_statement_and_only_admins_may_ask() {
     let env = Env::new().await;
     for (call, reason) in [

@@ -164,7 +164,13 @@ async fn choose(
             Beginning::Behind(id) => (Progress::Running, id, None),
             Beginning::Refused(why) => (Progress::Refused, 0, Some(why)),
         };
-        tracing::info!(request = request.id, kind = ?request.kind, ?progress, error = why, "request");
+        tracing::info!(
+            request = request.id,
+            kind = request.kind_word(),
+            progress = progress.as_str(),
+            error = why,
+            "request"
+        );
         request::report(session, term.epoch, request.id, progress, last_id, why.as_deref()).await?;
         return Ok(Chosen::Nothing);
     }
@@ -174,7 +180,12 @@ async fn choose(
         Ok(found) => found,
         Err(error) => {
             let Some(text) = error.unreadable() else { return Err(error) };
-            tracing::info!(request = request.id, kind = ?request.kind, error = text, "request is refused");
+            tracing::info!(
+                request = request.id,
+                kind = request.kind_word(),
+                error = text,
+                "request is refused"
+            );
             let (refused, last_id) = (Progress::Refused, request.last_id);
             request::report(session, term.epoch, request.id, refused, last_id, Some(&text)).await?;
             return Ok(Chosen::Nothing);
@@ -200,7 +211,12 @@ async fn choose(
     };
     request::report(session, term.epoch, request.id, progress, last_id, None).await?;
     if progress == Progress::Done {
-        tracing::info!(request = request.id, kind = ?request.kind, done = request.done, "request is done");
+        tracing::info!(
+            request = request.id,
+            kind = request.kind_word(),
+            done = request.done,
+            "request is done"
+        );
     }
     Ok(Chosen::Nothing)
 }

@@ -191,7 +191,9 @@ impl Sender<'_> {
             }
             let Some(lane) = &mut self.lanes[number] else { continue };
             let policy = &self.topics.get(&lane.topic).policy;
-            let rows = policy.rate.map_or(usize::MAX, |rate| rate.max(1) as usize);
+            // A second's worth, as main's pages are.
+            let rates = policy.rate.into_iter().chain(self.rates.all());
+            let rows = rates.map(|rate| rate.max(1) as usize).min().unwrap_or(usize::MAX);
             let may_close = policy.rate.is_none() && policy.delivery == Delivery::AtLeastOnce;
             let order = Order::Read {
                 topic: Arc::clone(&lane.topic),
