@@ -289,6 +289,20 @@ def minutes():
     s.add("no heartbeat is confirmed any more", 40, {
         "outbox_heartbeat_confirmed_timestamp_seconds": "0 0 600x40",
     }, {14: [], 16: [], 19: ["OutboxHeartbeatStale page"]})
+    stale = {"outbox_heartbeat_confirmed_timestamp_seconds": "0 0 600x40"}
+    s.add("the heartbeat is late because everything is, which is told already", 40, {
+        **stale,
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
+        "outbox_oldest_pending_timestamp_seconds topic=mail": "600x40",
+    }, {19: []})
+    s.add("the heartbeat and one topic are late", 40, {
+        **stale,
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
+    }, {16: [], 19: ["OutboxHeartbeatStale page"]})
+    s.add("nobody led a moment ago, so the heartbeat may be late", 40, {**stale, "outbox_leader": "1x14 0 1x25"},
+          {19: [], 21: [], 24: ["OutboxHeartbeatStale page"]})
+    s.add("kafka was away a moment ago, so the heartbeat may be late", 40, {**stale, "outbox_circuit_open": "0x14 1 0x25"},
+          {19: [], 21: [], 24: ["OutboxHeartbeatStale page"]})
     s.add("heartbeats are off", 40, {"outbox_heartbeat_confirmed_timestamp_seconds": "0x40"}, {39: []})
     s.add("kafka confirms nothing", 12, {"outbox_circuit_open": "0 0 1x10"},
           {6: [], 8: ["OutboxCircuitOpen page"]})
