@@ -252,13 +252,13 @@ def outages():
               """),
               "Messages wait and none is delivered.",
               "{{ $labels.job }} has about {{ $value | humanize }} messages waiting and has delivered none for five minutes.", wait="2m"),
-        # A page although it may be the heartbeat's topic alone: it is the one sign that covers what nobody has thought of. Where others are
-        # late as well, or nobody led, or Kafka was away a moment ago, that is told already. A heartbeat waits as long as others do, and the
+        # A page although it may be the heartbeat's topic alone: it is the one sign that covers what nobody has thought of. Where others were
+        # late as well, nobody led, or Kafka was away a moment ago, that is told already. A heartbeat waits as long as others do, and the
         # next one is written after it: at the last confirmed one's age of five minutes the others wait for half of that. 0: heartbeats
         # are off, or none was confirmed yet.
         alert("OutboxHeartbeatStale", "page", held("""
               time() - (max by (job) (outbox_heartbeat_confirmed_timestamp_seconds) > 0) > 300
-              unless on (job) count by (job) (outbox:lag:seconds > 120) > 1
+              unless on (job) count by (job) (max_over_time(outbox:lag:seconds[5m]) > 120) > 1
               unless on (job) min_over_time((sum by (job) (outbox_leader))[5m:1m]) == 0
               unless on (job) max by (job) (max_over_time(outbox_circuit_open[5m])) == 1
               """),

@@ -295,6 +295,11 @@ def minutes():
         "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
         "outbox_oldest_pending_timestamp_seconds topic=mail": "600x40",
     }, {19: []})
+    s.add("everything was late a moment ago, so the heartbeat may be", 40, {
+        **stale,
+        "outbox_oldest_pending_timestamp_seconds topic=orders": "600x15 0x25",
+        "outbox_oldest_pending_timestamp_seconds topic=mail": "600x15 0x25",
+    }, {19: [], 22: [], 25: ["OutboxHeartbeatStale page"]})
     s.add("the heartbeat and one topic are late", 40, {
         **stale,
         "outbox_oldest_pending_timestamp_seconds topic=orders": "600x40",
