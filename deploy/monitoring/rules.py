@@ -258,7 +258,9 @@ def outages():
         # are off, or none was confirmed yet.
         alert("OutboxHeartbeatStale", "page", held("""
               time() - (max by (job) (outbox_heartbeat_confirmed_timestamp_seconds) > 0) > 300
-              unless on (job) count by (job) (max_over_time(outbox:lag:seconds[5m]) > 120) > 1
+              unless on (job) count by (job) (
+                max_over_time(outbox:lag:seconds[5m]) > 120
+              ) > 1
               unless on (job) min_over_time((sum by (job) (outbox_leader))[5m:1m]) == 0
               unless on (job) max by (job) (max_over_time(outbox_circuit_open[5m])) == 1
               """),

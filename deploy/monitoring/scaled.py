@@ -50,6 +50,10 @@ def check():
         sys.exit("scaled.py: a factor of 1 changes the rules")
     bare = lambda line: re.sub(rf"{DURATION}|[0-9]+ms| / 30$| / 30\)$|\)$", "", line)
     overlooked, changed = [], 0
+    # Of two comparisons with a number in one line only the last would be divided.
+    twice = re.search(r"^.*(?:time\(\)|lag:seconds).* [<>] [1-9].* [<>] [0-9].*$", text, re.M)
+    if twice:
+        sys.exit(f"scaled.py: two comparisons in one line: {twice[0].strip()}")
     for old, new in zip(text.split("\n"), scaled(text, 30).split("\n"), strict=True):
         if old != new:
             changed += 1
