@@ -148,7 +148,7 @@ pub const SERIES: &[Series] = &[
     gauge(
         "outbox_oldest_transaction_timestamp_seconds",
         &[],
-        "When the oldest open transaction of the server began, 0 when there is none.",
+        "When the oldest open transaction of the server began, 0 when there is none; of other logins only where the relay's has pg_read_all_stats.",
     ),
     gauge(
         "outbox_reconcile_missing_messages",
