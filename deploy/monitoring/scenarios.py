@@ -205,6 +205,7 @@ def minutes():
         (90, "outbox:loss:messages", {f"outbox:loss:messages{{{JOB}}}": 0}),
         (90, "round(outbox:cost:cpu_seconds_per_million)", {f"{{{JOB}}}": 5000}),
         (90, "round(outbox:cost:money_per_million * 1000)", {f"{{{JOB}}}": 50}),
+        (90, "round(outbox:price:per_cpu_second * 1e6)", {"{}": 10}),
         (90, 'round(outbox:delivery_slow:ratio_rate5m{topic="orders"} * 1000)',
          {f'{{{JOB},topic="orders",owner="checkout",tier="critical"}}': 30}),
         (90, 'outbox:dead_letters:ratio_rate1h{topic="orders"}',

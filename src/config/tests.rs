@@ -275,7 +275,7 @@ fn the_shown_configuration_is_toml_without_secrets() {
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("url = \"postgres://***@db/shop\"  # DATABASE_URL\n"), "{shown}");
     assert!(shown.contains("\"sasl.password\" = \"***\""), "{shown}");
-    assert!(shown.contains("poll_min = \"5ms\"  # default\n"), "{shown}");
+    assert!(shown.contains("poll_min = \"2ms\"  # default\n"), "{shown}");
     let again = loaded(&shown.replace("url = ", "# url = "), &[]);
     assert_eq!(again.relay, config.relay);
     assert_eq!(again.digest(), config.digest());

@@ -350,6 +350,8 @@ pub async fn run(
     let stop = term.drain.clone();
     let drain = || stop.clone();
     let retry = retry::retry(term.clone(), beside, entrances_in, deferred_seen, Arc::clone(&settling));
+    // Joined on one task. On a task each, what goes from loop to loop goes from core to core: a fifth fewer rows on two cores, for a fifth
+    // more CPU. In a FuturesUnordered, which polls only those that are woken: 6.5 % more instructions a row [both measured].
     tokio::try_join!(
         task::endless("read", drain(), read::read(term.clone(), resume, lanes, reader)),
         task::endless("retry", drain(), retry),
