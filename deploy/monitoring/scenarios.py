@@ -433,6 +433,15 @@ def minutes():
         (102, 'round(outbox:delivery_slow:ratio_rate5m{topic="mail"} * 1000)', {f"{{{of_mail}}}": 200}),
         (115, 'round(outbox:delivery_slow:ratio_rate30m{topic="mail"} * 1000)', {f"{{{of_mail}}}": 250}),
     ])
+    # Of the share that is slow the count has a range of its own.
+    slow = lambda window: f'round(outbox:delivery_slow:ratio_rate{window}{{topic="mail"}} * 1000)'
+    s.add("the ranges of the messages of which some are slow", 600, {
+        fast: steps((600, 600)),
+        "outbox_delivery_seconds_count topic=mail": steps((600, 400), (1200, 200)),
+    }, {}, values=[
+        (minute, slow(window), {f"{{{of_mail}}}": share})
+        for minute, window, share in ((402, "5m", 286), (415, "30m", 333), (430, "1h", 333), (460, "2h", 333), (580, "6h", 333))
+    ])
     s.add("the ranges of everything else", 360, {
         "outbox_read_messages_total": steps((600, 300), (1200, 60)),
         "outbox_messages_total outcome=delivered": steps((600, 300), (1200, 60)),
@@ -560,6 +569,13 @@ def days():
         "outbox_messages_total topic=mail outcome=delivered": steps((60_000, 288), (6000, 192)),
         "outbox_delivery_seconds_count topic=mail": steps((60_000, 288), (6000, 192)),
     }
+    of_mail = f'{JOB},topic="mail",owner="mail",tier="standard"'
+    s.add("the long ranges of the messages of which some are slow", hours(84), {
+        fast: steps((6000, 504)), "outbox_delivery_seconds_count topic=mail": steps((6000, 300), (12000, 204)),
+    }, {}, values=[
+        (hours(hour), f'round(outbox:delivery_slow:ratio_rate{window}{{topic="mail"}} * 1000)', {f"{{{of_mail}}}": share})
+        for hour, window, share in ((62, "1d", 333), (80, "3d", 294))
+    ])
     s.add("branch of a day alone", hours(80), {
         **busy, dead: steps((0, 288), (24, 192)), fast: steps((59_700, 288), (4800, 192)),
     }, {hours(73): [slow_burn, slow_late]})
