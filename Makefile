@@ -110,7 +110,7 @@ rules-check: target/python/ready ## the same in less than a minute, without brea
 	@scripts/rules.sh check
 
 .PHONY: drill
-drill: servers target/python/ready ## real relays, Prometheus and Alertmanager: does each fault fire its alert and no other page? half an hour; not played yet
+drill: servers target/python/ready ## real relays, Prometheus and Alertmanager: does each fault fire its alert and no other page? half an hour
 	@cargo test $(CARGO_FLAGS) --test drill -- $(FAULTS)
 
 .PHONY: manifests

@@ -7,6 +7,7 @@ use crate::FACTOR;
 use crate::ground::Ground;
 use crate::prometheus::Alert;
 use crate::report::{Fired, Played, Quiet};
+use crate::support::{DEADLINE, eventually};
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(250);
@@ -18,6 +19,8 @@ pub struct Fault {
     pub what: &'static str,
     /// Alerts, and the minutes that the rule takes: its ranges, ages and `for`.
     pub expected: &'static [(&'static str, f64)],
+    /// Pages that come when the fault is mended, and say something true.
+    pub follows: &'static [&'static str],
     /// Seconds for whatever is not scaled: the relay's own times, samples, scrapes, a busy machine.
     pub own: u64,
     /// Without an alert to wait for: so long is looked.
@@ -50,7 +53,7 @@ const fn fault(
     expected: &'static [(&'static str, f64)],
     own: u64,
 ) -> Fault {
-    Fault { name, what, expected, own, lasts: Duration::ZERO, kind }
+    Fault { name, what, expected, follows: &[], own, lasts: Duration::ZERO, kind }
 }
 
 /// In this order: what leaves traces for long comes late.
@@ -82,10 +85,12 @@ pub fn all() -> Vec<Fault> {
         fault(
             "slow_pace",
             Kind::SlowPace,
-            "All topics together may send ten messages a second, services write seventy-five.",
+            "All topics together may send ten messages a second, services write seventy-five. What was late is delivered once that is over, \
+             and burns the latency budget of its topics (OutboxLatencyBudgetBurn).",
             &[("OutboxLagHigh", 11.5), ("OutboxRateAtCap", 20.0)],
             15,
-        ),
+        )
+        .followed_by(&["OutboxLatencyBudgetBurn"]),
         fault(
             "right_taken",
             Kind::RightTaken,
@@ -156,6 +161,10 @@ pub fn all() -> Vec<Fault> {
 }
 
 impl Fault {
+    const fn followed_by(self, follows: &'static [&'static str]) -> Fault {
+        Fault { follows, ..self }
+    }
+
     /// By when an alert has to fire whose rule takes so many minutes.
     fn bound(&self, minutes: f64) -> Duration {
         Duration::from_secs_f64(minutes * 60.0 / f64::from(FACTOR)) + Duration::from_secs(self.own)
@@ -213,8 +222,10 @@ impl Fault {
                 ground.say(&["topics", "resume", &orders, "--yes"]).await;
             }
             Kind::RecordsRemoved => {
-                ground.say(&["reconcile", "--from", "10m", "--repair", "--yes"]).await;
-                ground.say(&["reconcile", "--from", "15m"]).await;
+                ground.say(&["reconcile", "--from", "1h", "--repair", "--yes"]).await;
+                // Everything, since the heartbeat's topic has lost its records as well; until the copies are through.
+                let repaired = async || ground.say(&["reconcile", "--from", "1h"]).await == 0;
+                eventually(DEADLINE, "nothing is missing any more", repaired).await;
             }
             Kind::BlockedKey => {
                 let invoices = ground.invoices.clone();
@@ -287,7 +298,10 @@ pub async fn play(ground: &mut Ground, fault: &Fault) -> Played {
         bound: fault.bound(*minutes),
         after: at.get(name).copied(),
     });
-    let is_expected = |alert: &Alert| fault.expected.iter().any(|(name, _)| *name == alert.name);
+    let is_expected = |alert: &Alert| {
+        fault.expected.iter().any(|(name, _)| *name == alert.name)
+            || fault.follows.contains(&alert.name.as_str())
+    };
     let others = |page: bool| -> BTreeSet<String> {
         let others = told.iter().filter(|alert| alert.is_page() == page && !is_expected(alert));
         others.filter(|alert| !before.contains(alert)).map(ToString::to_string).collect()

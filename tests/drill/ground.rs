@@ -57,6 +57,8 @@ impl Ground {
             stop: CancellationToken::new(),
             env,
         };
+        // As `check` advises: without it the relay does not see what other logins leave open.
+        ground.env.execute("grant pg_read_all_stats to relay_login").await;
         ground.start_relays().await;
         let topics = [ground.orders.clone(), ground.mail.clone(), ground.pulse.clone()];
         tokio::spawn(ground.stop.clone().run_until_cancelled_owned(write(Arc::clone(&ground.env), topics)));
@@ -149,7 +151,8 @@ impl Ground {
             .await
             .expect("it starts");
         let code = said.status.code().unwrap_or(-1);
-        if ![0, 4].contains(&code) {
+        // Done, asked without waiting, or something was found.
+        if ![0, 3, 4].contains(&code) {
             panic!("{arguments:?}: {code}: {}", String::from_utf8_lossy(&said.stderr));
         }
         code
