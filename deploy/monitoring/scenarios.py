@@ -251,6 +251,16 @@ def minutes():
         "outbox_delivery_seconds_bucket topic=mail le=5": steps((60, 190)),
     }, {60: ["OutboxLatencyBudgetBurnSlow ticket topic=mail"],
         80: ["OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
+    s.add("a relay that is gone has known of planned work that those that are left say is over", 20, {
+        "outbox_maintenance_end_timestamp_seconds instance=gone": "6000x3 stale",
+        "outbox_leader": "1x4 0x16",
+    }, {5: [], 10: ["OutboxNoLeader page"]})
+    s.add("messages of a low tier that are late are a ticket", 130, {
+        "outbox_delivery_seconds_bucket topic=clicks le=5": steps((60, 130)),
+    }, {120: ["OutboxLatencyBudgetBurn ticket topic=clicks", "OutboxLatencyBudgetBurnSlow ticket topic=clicks"]})
+    s.add("another program of the job costs nothing", 100, {
+        "process_cpu_seconds_total instance=another": "0+600x100",
+    }, {}, values=[(90, "round(outbox:cost:cpu_seconds_per_million)", {f"{{{JOB}}}": 5000})])
     s.add("two standbys and no leader", 10, {"outbox_leader": "1x4 0x6"}, {5: [], 7: ["OutboxNoLeader page"]})
     s.add("messages wait and nothing is delivered", 30, {
         "outbox_messages_total outcome=delivered": "6000x30",
@@ -320,6 +330,9 @@ def minutes():
     }, {14: [], 19: [], 23: ["OutboxLagHigh page topic=orders", "OutboxLagHigh ticket topic=clicks"]})
     s.add("the rate is used up and messages wait", 40, {"outbox_rate_limit": "50x5 46x35"},
           {18: [], 23: ["OutboxRateAtCap ticket"]})
+    s.add("the rate is used up and messages wait for half a minute", 40, {
+        "outbox_rate_limit": "46x40", "outbox_oldest_pending_timestamp_seconds": "1 30+60x39",
+    }, {39: []})
     s.add("the rate is used up and none waits for long", 40, {
         "outbox_rate_limit": "46x40", "outbox_oldest_pending_timestamp_seconds": "0x40",
     }, {39: []})
