@@ -39,7 +39,8 @@ async fn in_an_outage_the_circuit_opens_and_nobody_is_charged() {
     write_many(&env, &topic, 10, 110, 1000).await;
     assert!(server.thaw());
     circuit(&relay, false).await;
-    assert_complete(&env.expect_records(&topic, 2100).await, 10, 210);
+    // A broker that wakes on a busy machine may lose its connections, and a window goes out twice.
+    expect_complete(&env, &topic, 10, 210).await;
 
     // Brokers that are gone.
     env.kill_kafka().await;
@@ -47,7 +48,7 @@ async fn in_an_outage_the_circuit_opens_and_nobody_is_charged() {
     circuit(&relay, true).await;
     env.start_kafka_again().await;
     circuit(&relay, false).await;
-    assert_complete(&env.expect_records(&topic, 2200).await, 10, 220);
+    expect_complete(&env, &topic, 10, 220).await;
     nobody_was_charged(&env).await;
     env.eventually_true("select waiting = 0 from outbox.backlog where topic is null").await;
 }
