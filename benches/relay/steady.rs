@@ -119,7 +119,8 @@ async fn idle(ground: &Ground, database: &str, relay: &Relay, figures: &mut Figu
     note_polls(before, polls(ground, database).await, figures, WORKLOAD, "relay, a poll when idle");
 }
 
-/// WAL in a database of its own: of marks and cleaning in bulk, and of marks at 200 rows a second. (A slot of four hours that is emptied is nothing beside its rows.)
+/// WAL in a database of its own: of marks and cleaning in bulk, and of marks at 200 rows a second. (A slot of four hours that is
+/// emptied is nothing beside its rows.)
 async fn wal(ground: &Ground, figures: &mut Figures) {
     const DATABASE: &str = "wal";
     crate::prepare(&ground.postgres, DATABASE).await;

@@ -179,23 +179,14 @@ impl<'a> Reader<'a> {
         self.shown.push(Shown { key, value: quote(text), origin });
     }
 
-    /// Something, or the word for nothing of the kind.
+    /// Something, or one of the words for nothing of the kind.
     pub fn unless<T>(
         &mut self,
         key: &'static str,
-        word: &str,
+        nothing: &[&str],
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        self.text(key, |text| if text == word { Ok(None) } else { parse(text).map(Some) })
-    }
-
-    /// Something, or nothing where the text is `off` or empty.
-    pub fn unless_off<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        self.text(key, |text| if matches!(text, "off" | "") { Ok(None) } else { parse(text).map(Some) })
+        self.text(key, |text| if nothing.contains(&text) { Ok(None) } else { parse(text).map(Some) })
     }
 
     /// A rule about several keys; it stays silent while one of them has a problem of its own.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::read::{Reader, parse_count, parse_duration, parse_size};
+use super::topics::topic_name;
 use super::{
     Config, ConfigError, ConsumersConfig, DEFAULT_FILE, HeartbeatConfig, HttpConfig, KafkaConfig,
     LeaseConfig, LogConfig,
@@ -58,14 +59,14 @@ pub(super) fn load(
         },
         retention: retention(&mut reader),
         heartbeat: HeartbeatConfig {
-            topic: reader.unless_off("heartbeat.topic", topic_name),
+            topic: reader.unless("heartbeat.topic", &["off", ""], topic_name),
             every: reader.duration("heartbeat.every", 100 * MILLISECOND..=HOUR),
         },
         http: HttpConfig {
             listen: reader.parsed("http.listen", "is not address:port, such as 0.0.0.0:9464"),
         },
         trace: TraceConfig {
-            endpoint: reader.unless_off("trace.endpoint", collector),
+            endpoint: reader.unless("trace.endpoint", &["off", ""], collector),
             sample: reader.text("trace.sample", share),
             mode: reader.parsed("trace.mode", "must be links or child"),
         },
@@ -190,8 +191,9 @@ fn relay(reader: &mut Reader) -> RelayConfig {
         max_row_bytes: reader.bytes("relay.max_row_bytes", KIB..=GIB),
         drain_timeout: reader.duration("relay.drain_timeout", Duration::ZERO..=HOUR),
         durable_marks: reader.flag("relay.durable_marks"),
-        rate: reader
-            .unless("relay.rate", "off", |text| parse_count(text, &(1..=10_000_000)).map(|rate| rate as u32)),
+        rate: reader.unless("relay.rate", &["off"], |text| {
+            parse_count(text, &(1..=10_000_000)).map(|rate| rate as u32)
+        }),
     }
 }
 
@@ -201,24 +203,16 @@ fn retention(reader: &mut Reader) -> RetentionConfig {
     let age = |text: &str| parse_duration(text, &AGES);
     RetentionConfig {
         published,
-        published_max_bytes: reader.unless("retention.published_max_bytes", "off", |text| {
+        published_max_bytes: reader.unless("retention.published_max_bytes", &["off"], |text| {
             parse_size(text, &(KIB..=1 << 50)).map(|bytes| bytes as u64)
         }),
-        receipts: reader.unless("retention.receipts", "published", age).unwrap_or(published).max(published),
-        dead_letters: reader.unless("retention.dead_letters", "off", age),
+        receipts: reader
+            .unless("retention.receipts", &["published"], age)
+            .unwrap_or(published)
+            .max(published),
+        dead_letters: reader.unless("retention.dead_letters", &["off"], age),
         every: reader.duration("retention.every", 10 * MILLISECOND..=HOUR),
     }
-}
-
-/// The name of one topic, as Kafka takes it.
-fn topic_name(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if text.len() > 249 || text == "." || text == ".." || !text.chars().all(legal) {
-        return Err(
-            "is not the name of a topic: up to 249 letters, digits, dots, underscores and hyphens".to_owned()
-        );
-    }
-    Ok(text.to_owned())
 }
 
 /// A collector's address, with the path that OTLP has for traces if there is none.

@@ -92,11 +92,7 @@ fn a_heartbeat_needs_the_name_of_a_topic() {
     assert_eq!(config.heartbeat.topic.as_deref(), Some("outbox.heartbeat"));
     assert_eq!(config.heartbeat.every, Duration::from_secs(10));
     check("[heartbeat]\ntopic = 'a b'", &[], &["heartbeat.topic = \"a b\""]);
-    check(
-        "[heartbeat]\ntopic = '..'\nevery = '1ms'",
-        &[],
-        &["is not the name of a topic", "must be between 100ms"],
-    );
+    check("[heartbeat]\ntopic = '..'\nevery = '1ms'", &[], &["is not a topic name", "must be between 100ms"]);
 }
 
 #[test]

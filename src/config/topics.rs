@@ -113,7 +113,8 @@ impl Section<'_, '_> {
     }
 }
 
-fn topic_name(text: &str) -> Result<String, String> {
+/// The name of one topic, as Kafka takes it.
+pub(super) fn topic_name(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if (1..=249).contains(&text.len()) && text.chars().all(legal) && text != "." && text != ".." {
         return Ok(text.to_owned());

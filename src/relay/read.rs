@@ -157,7 +157,7 @@ impl Reading {
     /// Rows of a page: no more than may go in a second. A page is settled as a whole, so one of a thousand rows, ten of which go a
     /// second, would look for minutes as if nothing went at all.
     fn page_limits(&self) -> PageLimits {
-        let rate = self.controls.borrow().rate.unwrap_or(self.term.config.rate);
+        let rate = self.controls.borrow().rate(self.term.config.rate);
         let second = rate.map_or(i64::MAX, |rate| i64::from(rate.max(1)));
         PageLimits { rows: self.limits.rows.min(second), ..self.limits }
     }

@@ -94,6 +94,11 @@ impl Controls {
         }
         controls
     }
+
+    /// Records a second for all topics together: what was asked for, or else what is configured.
+    pub fn rate(&self, configured: Option<u32>) -> Option<u32> {
+        self.rate.unwrap_or(configured)
+    }
 }
 
 /// Where the loop's decisions go.

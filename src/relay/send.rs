@@ -263,7 +263,7 @@ impl<'a> Sender<'a> {
 
     /// Operators have asked for something else.
     fn take_controls(&mut self, controls: &Controls) {
-        let rate = controls.rate.unwrap_or(self.term.config.rate);
+        let rate = controls.rate(self.term.config.rate);
         self.term.metrics.set_rate_limit(rate);
         self.rates.set_all(rate);
         self.topics.take_controls(controls);
