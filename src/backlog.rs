@@ -1,5 +1,6 @@
 //! Lag and backlog: sampled on a connection of their own, by leader and standbys alike, so that they do not vanish with the
 //! leader; every five seconds, and every second while something waits, unless that would cost more than a fiftieth of a connection.
+//! Table sizes and the oldest transaction change slowly and are looked at less often.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use tokio::sync::watch;
 
 use crate::board::Board;
 use crate::health::{Condition, Health, Loop};
-use crate::metrics::{BacklogState, Dependency, Metrics, Operation};
+use crate::metrics::{BacklogState, Dependency, Metrics, Operation, Table};
+use crate::store::tables::{self, Tables};
 use crate::store::{Server, Session, backlog, heartbeat};
 
 /// How often is sampled while nothing waits, or the server does not answer.
@@ -19,6 +21,8 @@ const EVERY_WHILE_WAITING: Duration = Duration::from_secs(1);
 /// A sample counts deferred rows: with many of them it takes long, and the next one comes after so many times as long, but soon
 /// enough not to pass for a stalled loop.
 const REST: u32 = 50;
+/// How often tables are measured: that asks the file system about a hundred files.
+const TABLES_EVERY: Duration = Duration::from_secs(10);
 
 /// Samples for ever, on whichever server is the current one. Nothing that fails ends it. `heartbeats`: some are written, so
 /// how far they have come is looked at, too.
@@ -31,7 +35,7 @@ pub async fn sample(
 ) -> Result<(), Infallible> {
     let running = health.running(Loop::Sample);
     let mut session: Option<Session> = None;
-    let mut pause = Duration::ZERO;
+    let (mut pause, mut measured) = (Duration::ZERO, None::<Instant>);
     loop {
         tokio::time::sleep(pause).await;
         pause = EVERY;
@@ -47,6 +51,10 @@ pub async fn sample(
             if heartbeats {
                 metrics.heartbeat_confirmed_timestamp.set(heartbeat::confirmed(session).await?);
             }
+            if measured.is_none_or(|at| at.elapsed() >= TABLES_EVERY) {
+                show_tables(&tables::measure(session).await?, &metrics);
+                measured = Some(Instant::now());
+            }
             backlog::sample(session).await
         };
         match sampled.await {
@@ -61,7 +69,7 @@ pub async fn sample(
                 let waiting = sample.ready + sample.deferred.retrying + sample.deferred.behind;
                 let unread_at = sample.first_unread.as_ref().map(|(_, at)| *at);
                 let oldest = sample.oldest_waiting.values().copied().chain(unread_at).reduce(f64::min);
-                board.note(waiting.max(0) as f64, oldest);
+                board.note(waiting.max(0) as f64, oldest, sample.position);
                 let unread = sample.first_unread.as_ref().map(|(topic, at)| (topic.as_str(), *at));
                 metrics.set_oldest_pending(unread, &sample.oldest_waiting);
                 metrics.set_dead_letters(&sample.dead_letters);
@@ -88,4 +96,17 @@ pub async fn sample(
             }
         }
     }
+}
+
+fn show_tables(tables: &Tables, metrics: &Metrics) {
+    for (table, bytes) in [
+        (Table::Message, tables.message),
+        (Table::Ledger, tables.ledger),
+        (Table::Attempt, tables.attempt),
+        (Table::Deferred, tables.deferred),
+        (Table::DeadLetter, tables.dead_letter),
+    ] {
+        metrics.set_table_bytes(table, bytes.max(0) as u64);
+    }
+    metrics.oldest_transaction_timestamp.set(tables.oldest_transaction);
 }

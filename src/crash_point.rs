@@ -1,12 +1,15 @@
 //! Named places at which tests break the process, or a part of it. Nothing of this is in a release build.
 //!
 //! - `OUTBOX_RELAY_CRASH_AT=<name>` ends the process with SIGKILL the first time it gets there; `<name>:<n>` the n-th time.
-//! - `OUTBOX_RELAY_PANIC_AT=<task>` makes a task panic, `OUTBOX_RELAY_END_AT=<task>` makes it end.
+//! - `OUTBOX_RELAY_PANIC_AT=<task>` makes a task panic, `OUTBOX_RELAY_END_AT=<task>` makes it end, `OUTBOX_RELAY_HANG_AT=<task>`
+//!   makes it stand still.
+//! - `OUTBOX_RELAY_MINUTE=<seconds>` is how long a minute of the probes takes.
 //! - `OUTBOX_RELAY_FATAL_AT=<producer>:<n>:<times>` gives a producer a fatal error with every n-th record, so many times.
 //! - `OUTBOX_RELAY_BUG=<name>` breaks a promise all the time.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A page has been read, nothing of it was handed over.
 pub const AFTER_READ: &str = "after_read";
@@ -89,9 +92,19 @@ type Armed = LazyLock<Option<String>>;
 #[inline]
 pub fn work(task: &str) {
     static PANIC: Armed = LazyLock::new(|| std::env::var("OUTBOX_RELAY_PANIC_AT").ok());
+    static HANG: Armed = LazyLock::new(|| std::env::var("OUTBOX_RELAY_HANG_AT").ok());
     if is_armed(&PANIC, task) {
         panic!("the test makes {task} panic");
     }
+    while is_armed(&HANG, task) {
+        std::thread::park();
+    }
+}
+
+/// How long this takes; less where a test shortens the minute.
+pub fn shortened(minute: Duration) -> Duration {
+    let armed = cfg!(debug_assertions).then(|| std::env::var("OUTBOX_RELAY_MINUTE").ok()).flatten();
+    armed.and_then(|seconds| seconds.parse().ok()).map_or(minute, Duration::from_secs)
 }
 
 /// This task is to end although nobody has asked it to.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::board::{self, Board};
 use crate::config::{Config, ConfigError};
-use crate::health::{Condition, Health, Loop};
+use crate::health::{Condition, Health, Loop, PATIENCE};
 use crate::http;
 use crate::kafka::{KafkaSettings, Publisher, Stamp, Topics};
 use crate::leader::{self, Claim, Trust, Watch};
@@ -80,7 +80,7 @@ struct Won {
 /// Runs the relay until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let metrics = Arc::new(Metrics::new());
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::new(crash_point::shortened(PATIENCE)));
     let terminate = on_signal()?;
     let holder_name = format!("{}/{}", host_name(), std::process::id());
     let board = Arc::new(Board::new(holder_name.clone(), Arc::clone(&metrics)));
@@ -136,6 +136,7 @@ impl Daemon {
         metrics.set_config(&config.digest());
         metrics.set_policies(&config.policies);
         metrics.deferred_limit.set(config.retry.deferred_max as f64);
+        metrics.retention_published.set(config.retention.published.as_secs_f64());
         metrics.unsafe_settings.set(config.kafka.unsafe_properties.len() as f64);
         for property in &config.kafka.unsafe_properties {
             tracing::warn!(property, "kafka.unsafe lets this property break a promise");

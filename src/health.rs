@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a loop may go without trying. Each one tries at least every few seconds; a minute is a hung one.
-pub const STALLED_AFTER: Duration = Duration::from_secs(60);
-
-/// How long Postgres may be out of reach before the process no longer counts as ready. A fast restart or a failover is over by then.
-pub const AWAY_AFTER: Duration = Duration::from_secs(60);
+/// How long a loop may go without trying, and Postgres without answering. Each loop tries at least every few seconds, whether or not
+/// rows wait: a minute without is a hung one. A fast restart or a failover of Postgres is over by then.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The loops under watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +45,7 @@ const CONDITIONS: [(Condition, &str); 2] = [(Condition::Postgres, "postgres"), (
 /// The state behind `/livez` and `/readyz`. The loops write it without locks, the probes read it.
 pub struct Health {
     started: Instant,
-    stalled_after: Duration,
+    patience: Duration,
     loops: [Watched; LOOPS.len()],
     conditions: [Reached; CONDITIONS.len()],
     stopping: AtomicBool,
@@ -99,10 +97,10 @@ impl Drop for Running {
 
 impl Health {
     /// Nothing runs, nothing was reached. The configuration has been loaded, or there would be no `Health`.
-    pub fn new(stalled_after: Duration) -> Health {
+    pub fn new(patience: Duration) -> Health {
         Health {
             started: Instant::now(),
-            stalled_after,
+            patience,
             loops: Default::default(),
             conditions: Default::default(),
             stopping: AtomicBool::new(false),
@@ -190,7 +188,7 @@ impl Health {
             let reason = if reason.is_empty() { "not reached yet" } else { &reason };
             let away = self.away(condition);
             let away = away.as_ref().map(|(since, why)| (now.saturating_sub(*since), why));
-            let away = away.filter(|(long, _)| *long >= AWAY_AFTER);
+            let away = away.filter(|(long, _)| *long >= self.patience);
             let away = away.map(|(long, why)| format!("out of reach for {} s: {why}", long.as_secs()));
             let problem = if state.reached.load(Ordering::Relaxed) { away.as_deref() } else { Some(reason) };
             report.line(name, problem);
@@ -212,7 +210,7 @@ impl Health {
             let tried = Duration::from_millis(state.tried.load(Ordering::Relaxed));
             let silent = now.saturating_sub(tried);
             let stalled = format!("has not tried for {} s", silent.as_secs());
-            report.line(name, (silent > self.stalled_after).then_some(&stalled));
+            report.line(name, (silent > self.patience).then_some(&stalled));
         }
         report
     }
@@ -224,7 +222,7 @@ impl Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Health::new(STALLED_AFTER)
+        Health::new(PATIENCE)
     }
 }
 
@@ -282,7 +280,7 @@ mod tests {
         health.reached(Condition::Postgres);
         check(health.ready(), true, "configuration: ok\npostgres: ok\nkafka: ok\n");
         health.missed(Condition::Postgres, "postgres is not reachable");
-        let minute = health.elapsed() + AWAY_AFTER;
+        let minute = health.elapsed() + PATIENCE;
         check(health.ready(), true, "configuration: ok\npostgres: ok\nkafka: ok\n");
         let away = "postgres: out of reach for 60 s: postgres is not reachable\n";
         check(health.ready_at(minute), false, &format!("configuration: ok\n{away}kafka: ok\n"));

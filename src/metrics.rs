@@ -108,6 +108,8 @@ pub struct Metrics {
     pub circuit_open: Gauge,
     /// `retry.deferred_max`.
     pub deferred_limit: Gauge,
+    /// `retention.published`, in seconds.
+    pub retention_published: Gauge,
     rate_limit: Gauge,
     /// 1 while this process leads.
     pub leader: Gauge,
@@ -222,6 +224,7 @@ impl Metrics {
             last_delivery_timestamp: build.gauge("outbox_last_delivery_timestamp_seconds"),
             blocked_keys: build.gauge("outbox_blocked_keys"),
             deferred_limit: build.gauge("outbox_deferred_limit"),
+            retention_published: build.gauge("outbox_retention_published_seconds"),
             rate_limit: build.gauge("outbox_rate_limit"),
             leader: build.gauge("outbox_leader"),
             lease_epoch: build.gauge("outbox_lease_epoch"),
@@ -363,11 +366,9 @@ impl Metrics {
             &self.rate_limit,
             &self.unaccounted_messages,
             &self.oldest_slot_timestamp,
-            &self.oldest_transaction_timestamp,
         ] {
             gauge.set(0.0);
         }
-        Table::ALL.iter().for_each(|table| self.set_table_bytes(*table, 0));
         let topics = self.topics();
         for topic in topics.known.values().chain(&topics.other) {
             TopicSetting::ALL.iter().for_each(|setting| topic.setting_drift.of(*setting).set(0.0));
@@ -406,12 +407,6 @@ impl Metrics {
     /// Whether the last call to this dependency succeeded.
     pub fn is_dependency_up(&self, dependency: Dependency) -> bool {
         self.dependency_up.of(dependency).get() > 0.0
-    }
-
-    /// Messages that this process has delivered, of all topics.
-    pub fn delivered(&self) -> f64 {
-        let topics = self.topics();
-        topics.known.values().chain(&topics.other).map(|topic| topic.delivered() as f64).sum()
     }
 
     /// Publishes the configuration's fingerprint, so that replicas with different settings stand out.

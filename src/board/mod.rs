@@ -50,8 +50,8 @@ pub struct Point {
     pub lag_seconds: f64,
     /// Messages that are unread, retried or behind one that is; what waits in lanes is not sampled.
     pub waiting: f64,
-    /// Messages a second that this relay has delivered.
-    pub delivered: f64,
+    /// Ids a second that reading has passed, whoever leads: messages that were delivered, or put off. Lanes are not in it.
+    pub passed: f64,
 }
 
 /// What is shown.
@@ -65,6 +65,8 @@ pub struct Facts {
     pub leads: bool,
     /// Kafka confirms nothing, so nothing more is handed over.
     pub circuit_open: bool,
+    /// Messages that a comparison has not found in Kafka, and rows that nobody accounts for, which only the leader knows.
+    pub lost: u64,
     /// The last call to Postgres succeeded.
     pub postgres_up: bool,
     /// Some broker is connected.
@@ -96,8 +98,8 @@ struct State {
     trouble: Option<String>,
     asked_at: Option<Instant>,
     points: VecDeque<Point>,
-    /// Deliveries counted so far, and when.
-    counted: Option<(Instant, f64)>,
+    /// How far reading had come, and when.
+    passed: Option<(Instant, i64)>,
 }
 
 impl Board {
@@ -129,6 +131,8 @@ impl Board {
             relay: self.relay.clone(),
             leads: self.metrics.leader.get() > 0.0,
             circuit_open: self.metrics.circuit_open.get() > 0.0,
+            lost: (self.metrics.unaccounted_messages.get() + self.metrics.reconcile_missing_messages.get())
+                as u64,
             postgres_up: self.metrics.is_dependency_up(Dependency::Postgres),
             kafka_up: self.metrics.is_dependency_up(Dependency::Kafka),
             age_seconds: state.found.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
@@ -139,23 +143,25 @@ impl Board {
         }
     }
 
-    /// Takes in how much waits, as the gauges show it; a point every five seconds.
-    pub fn note(&self, waiting: f64, oldest: Option<f64>) {
-        let (now, delivered) = (Instant::now(), self.metrics.delivered());
+    /// Takes in how much waits, as the gauges show it, and how far reading has come; a point every five seconds.
+    pub fn note(&self, waiting: f64, oldest: Option<f64>, position: i64) {
+        let now = Instant::now();
         let at =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let mut state = self.state();
-        let rate = match state.counted {
+        let passed = match state.passed {
             Some((before, _)) if now.duration_since(before) < POINT_EVERY.mul_f64(0.9) => return,
-            Some((before, count)) => (delivered - count).max(0.0) / now.duration_since(before).as_secs_f64(),
+            Some((before, from)) => {
+                (position - from).max(0) as f64 / now.duration_since(before).as_secs_f64()
+            }
             None => 0.0,
         };
-        state.counted = Some((now, delivered));
+        state.passed = Some((now, position));
         if state.points.len() == POINTS {
             state.points.pop_front();
         }
         let lag_seconds = oldest.map_or(0.0, |oldest| (at - oldest).max(0.0));
-        state.points.push_back(Point { at, lag_seconds, waiting, delivered: rate });
+        state.points.push_back(Point { at, lag_seconds, waiting, passed });
     }
 
     fn is_looked_at(&self) -> bool {

@@ -13,6 +13,9 @@ const REFRESH_S: u32 = 5;
 /// Rows of a table; `outbox-relay topics list` has them all.
 const ROWS: usize = 25;
 
+/// A message that has waited for longer than this is late, as the dashboards see it.
+const FAR_BEHIND_S: f64 = 60.0;
+
 const STYLE: &str = include_str!("style.css");
 
 /// The digest by which the page's policy admits its style, and nothing else.
@@ -78,6 +81,7 @@ fn verdict(facts: &Facts) -> (&'static str, &'static str) {
     };
     let o = &found.status.overview;
     match () {
+        () if facts.lost > 0 => ("bad", "messages are missing"),
         () if facts.trouble.is_some() => ("bad", "Postgres is away"),
         () if o.holder.is_none() => ("bad", "nobody leads"),
         () if found.status.silent => ("bad", "the leader is silent"),
@@ -88,6 +92,7 @@ fn verdict(facts: &Facts) -> (&'static str, &'static str) {
         () if found.status.topics.iter().any(|topic| topic.cause.is_some()) => {
             ("fair", "moving, and some topics are read apart")
         }
+        () if o.lag_seconds > FAR_BEHIND_S => ("fair", "moving, and far behind"),
         () if o.oldest.is_some() => ("good", "moving"),
         () => ("good", "nothing waits"),
     }
@@ -115,6 +120,7 @@ fn now(facts: &Facts) -> Markup {
                 (fact("dead letters", &o.dead_letters.to_string()))
                 (fact("open requests", &o.open_requests.to_string()))
             }
+            (fact("missing", &facts.lost.to_string()))
             (fact("circuit", if facts.circuit_open { "open" } else { "closed" }))
             (fact("Postgres", up(facts.postgres_up)))
             (fact("Kafka", up(facts.kafka_up)))
@@ -132,7 +138,7 @@ fn charts(points: &[Point]) -> Markup {
         div.charts {
             (chart("lag", &format!("{:.1} s", last.lag_seconds), points, |point| point.lag_seconds))
             (chart("waiting", &format!("{:.0}", last.waiting), points, |point| point.waiting))
-            (chart("delivered by this relay", &format!("{:.0} a second", last.delivered), points, |point| point.delivered))
+            (chart("passed", &format!("{:.0} a second", last.passed), points, |point| point.passed))
         }
     }
 }
@@ -308,6 +314,7 @@ mod tests {
             relay: hostile.to_owned(),
             leads: false,
             circuit_open: false,
+            lost: 0,
             postgres_up: false,
             kafka_up: false,
             age_seconds: None,

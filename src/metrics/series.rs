@@ -201,6 +201,11 @@ pub const SERIES: &[Series] = &[
         &["topic", "setting"],
         "1 while a setting of a topic is not as this leader saw it first, or can lose records; looked at about once a minute.",
     ),
+    gauge(
+        "outbox_retention_published_seconds",
+        &[],
+        "How long published rows stay before their slot is emptied: retention.published.",
+    ),
     gauge("outbox_deferred_limit", &[], "Deferred rows at which reading stops: retry.deferred_max."),
     gauge(
         "outbox_rate_limit",

@@ -86,11 +86,6 @@ impl TopicMetrics {
         self.messages.of(outcome).inc_by(rows);
     }
 
-    /// Rows delivered so far.
-    pub fn delivered(&self) -> u64 {
-        self.messages.of(Outcome::Delivered).get()
-    }
-
     /// Attempts with a result.
     pub fn attempts(&self, result: AttemptResult, attempts: u64) {
         self.attempts.of(result).inc_by(attempts);

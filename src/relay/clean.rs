@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use self::sweep::Sweeps;
 use super::{Entrance, Term, TermEnd};
 use crate::config::RetentionConfig;
-use crate::metrics::{Operation, Table};
+use crate::metrics::Operation;
 use crate::store::clean::{self, Emptying, Ring, Slot};
 use crate::store::{Session, StoreError};
 
@@ -114,7 +114,7 @@ impl Cleaning {
             self.set_width(session, ring, slot_width(kept)).await?;
         }
         let slots = clean::slots(session).await?;
-        self.show(session, &slots).await?;
+        self.show(&slots);
         for slot in self.due(&slots) {
             self.empty(session, slot).await?;
         }
@@ -253,22 +253,9 @@ impl Cleaning {
         Ok(Emptying::Busy)
     }
 
-    async fn show(&self, session: &mut Session, slots: &[Slot]) -> Result<(), StoreError> {
-        let metrics = &self.term.metrics;
-        let bytes = clean::table_bytes(session).await?;
-        for (table, bytes) in [
-            (Table::Message, bytes.message),
-            (Table::Ledger, bytes.ledger),
-            (Table::Attempt, bytes.attempt),
-            (Table::Deferred, bytes.deferred),
-            (Table::DeadLetter, bytes.dead_letter),
-        ] {
-            metrics.set_table_bytes(table, bytes.max(0) as u64);
-        }
+    fn show(&self, slots: &[Slot]) {
         let oldest = slots.iter().filter(|slot| slot.first_id.is_some()).map(|slot| slot.oldest);
-        metrics.oldest_slot_timestamp.set(oldest.min_by(f64::total_cmp).unwrap_or(0.0));
-        metrics.oldest_transaction_timestamp.set(bytes.oldest_transaction);
-        Ok(())
+        self.term.metrics.oldest_slot_timestamp.set(oldest.min_by(f64::total_cmp).unwrap_or(0.0));
     }
 }
 

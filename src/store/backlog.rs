@@ -14,6 +14,8 @@ use super::{Session, StoreError};
 pub struct Backlog {
     /// Ids drawn and not read: an upper bound of the rows that wait to be read, exact at zero.
     pub ready: i64,
+    /// The last id that reading has passed and settled, of main.
+    pub position: i64,
     /// Topic and time (Unix seconds, database clock) of the first row that was not read.
     pub first_unread: Option<(String, f64)>,
     /// Deferred rows.
@@ -73,6 +75,7 @@ pub async fn sample(session: &mut Session) -> Result<Backlog, StoreError> {
         }
         Ok(Backlog {
             ready: row.try_get::<i64, _>("ready")?.max(0),
+            position: row.try_get("position")?,
             first_unread: topic.zip(created_at),
             deferred,
             oldest_waiting,

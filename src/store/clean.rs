@@ -93,19 +93,6 @@ pub enum Emptying {
     Held,
 }
 
-/// Sizes in bytes, and the oldest transaction.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-#[allow(missing_docs, reason = "the names of the tables")]
-pub struct TableBytes {
-    pub message: i64,
-    pub ledger: i64,
-    pub attempt: i64,
-    pub deferred: i64,
-    pub dead_letter: i64,
-    /// When the oldest open transaction began, Unix seconds; 0 when there is none.
-    pub oldest_transaction: f64,
-}
-
 /// Reads the slots of `outbox.message`.
 pub async fn slots(session: &mut Session) -> Result<Vec<Slot>, StoreError> {
     const WHAT: &str = "read the slots";
@@ -262,22 +249,4 @@ pub async fn forget_letters(
     let query =
         session.call(include_str!("sql/forget_letters.sql")).bind(epoch).bind(age.as_secs_f64()).bind(rows);
     session.value("delete old dead letters", query).await
-}
-
-/// Measures the tables.
-pub async fn table_bytes(session: &mut Session) -> Result<TableBytes, StoreError> {
-    const WHAT: &str = "measure the tables";
-    let row = session.one(WHAT, session.call(include_str!("sql/table_bytes.sql"))).await?;
-    let number = |name| -> Result<i64, sqlx::Error> { Ok(row.try_get::<Option<i64>, _>(name)?.unwrap_or(0)) };
-    let read = || -> Result<TableBytes, sqlx::Error> {
-        Ok(TableBytes {
-            message: number("message")?,
-            ledger: number("ledger")?,
-            attempt: number("attempt")?,
-            deferred: number("deferred")?,
-            dead_letter: number("dead_letter")?,
-            oldest_transaction: row.try_get::<Option<f64>, _>("oldest_transaction")?.unwrap_or(0.0),
-        })
-    };
-    read().map_err(|e| StoreError::from_sqlx(WHAT, e))
 }

@@ -30,6 +30,7 @@ pub mod request;
 pub mod rights;
 mod row;
 pub mod settle;
+pub mod tables;
 
 pub use connect::{Server, Session};
 

@@ -12,6 +12,7 @@ use self::browser::{Browser, Look};
 use crate::operate::say;
 use crate::outputs::schema::{problems, schema};
 use crate::outputs::with_everything;
+use crate::support::lines::write_many;
 use crate::support::{DEADLINE, Env, Relay, wait_for};
 
 async fn api(relay: &Relay) -> Value {
@@ -77,6 +78,30 @@ async fn the_page_is_served_while_postgres_is_away_and_says_so() {
     assert!(page(&relay).await.contains("Postgres is away"));
     env.start_postgres_again().await;
     api_once(&relay, "it is back", |facts| facts["trouble"].is_null()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_relay_shows_the_same_pace_and_what_is_missing() {
+    let env = Env::new().await;
+    let topic = env.create_topic("paced", 1, &[]).await;
+    let leader = env.relay().await.set("relay.rate", 50).start().await;
+    leader.wait_for_log("leading").await;
+    let standby = env.start_relay().await;
+    write_many(&env, &topic, 10, 0, 2000).await;
+    for relay in [&leader, &standby] {
+        let moves = |facts: &Value| {
+            let points = facts["points"].as_array().into_iter().flatten();
+            points.filter_map(|point| point["passed"].as_f64()).any(|passed| passed > 0.0)
+        };
+        api_once(relay, "it sees the position move", moves).await;
+        assert_eq!(api(relay).await["lost"], 0);
+    }
+    // What a comparison with Kafka would have entered.
+    env.execute("select outbox.note_reconciliation('asked', now(), 1, 1000000, 3, 0, '{}')").await;
+    for relay in [&leader, &standby] {
+        api_once(relay, "it says what is missing", |facts| facts["lost"] == 3).await;
+        assert!(page(relay).await.contains("messages are missing"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

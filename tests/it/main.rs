@@ -20,6 +20,7 @@ mod demo;
 mod failures;
 mod fatal;
 mod gauges;
+mod health;
 mod heartbeat;
 mod help;
 mod lanes;

@@ -1,7 +1,7 @@
 -- How far reading is behind, and since when. One row always; costs the same with ten million rows waiting.
 -- ready is an upper bound (drawn ids that were rolled back count), exact at zero. Uses ledger_newest_idx, message_id_idx.
 select case when first.created_at is null then 0
-            else s.last_value - case when s.is_called then 0 else 1 end - p.high end as ready,
+            else s.last_value - case when s.is_called then 0 else 1 end - p.high end as ready, p.high as position,
        first.topic, first.created_at, l.epoch, extract(epoch from clock_timestamp())::double precision as now
   from outbox.message_id_seq s
        cross join outbox.lease l
