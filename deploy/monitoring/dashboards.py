@@ -35,8 +35,10 @@ EXECUTIVE = [
              "Share of messages that reached an end and were delivered, at-least-once topics. It says nothing about messages that still wait, "
              "so it is empty while the oldest has waited for more than five minutes: nothing reads 100 % while everything stands still.",
              "percentunit",
-             'sum(increase(outbox_messages_total{job=~"$job", outcome="delivered"}[28d])) / '
-             '(sum(increase(outbox_messages_total{job=~"$job", outcome!~"discarded|dropped"}[28d])) > 0) '
+             'sum(increase(outbox_messages_total{job=~"$job", outcome="delivered"}[28d]) '
+             'and on (job, topic) outbox:topic_info:one{job=~"$job", delivery="at_least_once"}) / '
+             '(sum(increase(outbox_messages_total{job=~"$job", outcome!="discarded"}[28d]) '
+             'and on (job, topic) outbox:topic_info:one{job=~"$job", delivery="at_least_once"}) > 0) '
              'unless on () (max(outbox:lag:seconds{job=~"$job"}) > 300)',
              [("red", None), ("orange", 0.999), ("green", 0.9995)], decimals=3),
         stat("Longest wait now", "How long the oldest message that is not delivered has been waiting. The objective is five minutes.", "s",
@@ -50,11 +52,15 @@ EXECUTIVE = [
              'sum(max by (job, topic) (outbox_dead_letters{job=~"$job"}))', [("green", None), ("orange", 1)]),
     ]),
     ("How much room is left?", [
+        graph("Error budget left, 28 days", "1: no message of the topic failed. 0: as many as the objective allows. Below: more.", "percentunit",
+              ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_errors:budget_left28d{job=~"$job"}'), width=12),
+        graph("Latency budget left, 28 days", "The same of messages that took longer than five seconds from insert to Kafka.", "percentunit",
+              ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_slow:budget_left28d{job=~"$job"}'), width=12),
         graph("Rate at which error budgets are used, 1 day", "1 uses exactly the budget of a month in a month. Above 3 for a day is a ticket.", "none",
               ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_errors:burn_rate1d{job=~"$job"}'), width=12),
         graph("Produced against delivered", "Messages a second that services wrote and that Kafka confirmed. A gap between the lines is a backlog that grows.",
               "cps", ("produced", 'sum(outbox:produced:rate5m{job=~"$job"})'), ("delivered", 'sum(outbox:delivered:rate5m{job=~"$job"})'), width=12),
-        graph("Slow messages, 1 day", "Share that took longer than five seconds. The budget is 5 %.", "percentunit",
+        graph("Slow messages, 1 day", "Share that took longer than five seconds. The budget is 5 %; of critical topics 2, of those of a low tier 6.", "percentunit",
               ("{{topic}}", 'outbox:delivery_slow:ratio_rate1d{job=~"$job"}'), width=8),
         graph("Possible duplicates", "Upper bound of what consumers may have seen twice, of the last hour. They recognise copies by the event id.", "percentunit",
               ("{{job}}", 'outbox:possible_duplicates:ratio_rate1h{job=~"$job"}'), width=8),
@@ -64,6 +70,8 @@ EXECUTIVE = [
              'sum(increase(outbox_messages_total{job=~"$job", outcome="delivered"}[1d]))'),
         stat("At-most-once loss, 1 hour", "Share of messages of at-most-once topics that were lost. The objective is 0.5 % at most.", "percentunit",
              'max(outbox:at_most_once_loss:ratio_rate1h{job=~"$job"})', [("green", None), ("red", 0.005)]),
+        stat("At-most-once copies, 1 day", "Messages of at-most-once topics that were sent again. Must be 0.", "short",
+             'sum(outbox:at_most_once_copies:increase1d{job=~"$job"})', BAD_ABOVE_0),
     ]),
 ]
 
@@ -75,7 +83,8 @@ ON_CALL = [
              'max(outbox:lag:seconds{job=~"$job"})', [("green", None), ("orange", 60), ("red", 300)]),
         stat("Stalled", "1 when rows wait to be read and none has reached an end for five minutes.", "short",
              '(max(outbox_backlog_messages{job=~"$job", state="ready"}) > bool 0) * '
-             '(sum(rate(outbox_messages_total{job=~"$job"}[5m])) == bool 0)', BAD_ABOVE_0),
+             '(sum(rate(outbox_messages_total{job=~"$job"}[5m]) '
+             'and on (job, topic) outbox:topic_info:one{job=~"$job", delivery="at_least_once"}) == bool 0)', BAD_ABOVE_0),
         stat("Circuit open", "1 while Kafka confirms nothing. Rows wait in Postgres, none is charged an attempt.", "short",
              'max(outbox_circuit_open{job=~"$job"})', BAD_ABOVE_0),
         stat("Reading stopped", "1 while so many rows are deferred that nothing more is read, of any topic.", "short",

@@ -27,7 +27,7 @@ RECORDED = {}
 for rule in ALL:
     if "record" in rule:
         RECORDED.setdefault(rule["record"], []).append(rule)
-DOCUMENTS = [scenarios.minutes().document(), scenarios.days().document()]
+DOCUMENTS = [scenarios.minutes().document(), scenarios.days().document(), scenarios.months().document()]
 
 # Changes that mean the same, each with the reason.
 SAME = {

@@ -2,7 +2,7 @@
 """The one source of the recording and alert rules. Writes rules.yml, which Prometheus loads, and the same groups as a
 PrometheusRule for its operator. `make rules` writes both and tests them; both are committed.
 
-    RUNBOOKS=https://… DASHBOARDS=https://… python3 deploy/monitoring/rules.py     with your own addresses
+    RUNBOOKS=https://… DASHBOARDS=https://… OWNER=platform python3 deploy/monitoring/rules.py     with your own addresses and team
 
 Words: `job` tells one outbox (its relays) from another. Severity `page` wakes somebody, `ticket` waits for the morning; for topics
 whose tier is `low` nothing pages. Labels `owner` and `tier` come from the [[topic]] sections of the relay's configuration.
@@ -16,11 +16,14 @@ import yaml
 HERE = Path(__file__).resolve().parent
 RUNBOOKS = os.environ.get("RUNBOOKS", "https://runbooks.example.org/outbox-relay")
 DASHBOARDS = os.environ.get("DASHBOARDS", "https://grafana.example.org/d")
+# Who is told what is about no single topic, and about topics without an owner.
+OWNER = os.environ.get("OWNER", "platform")
 
 # What is promised, by tier: the share of messages that may fail. Changing a number here changes alerts and dashboards.
 ERROR_BUDGETS = {"critical": 0.0005, "standard": 0.001, "low": 0.01}
-# One message in twenty may take longer than the objective of five seconds. A bucket of outbox_delivery_seconds ends there.
-SLOW_BUDGET = 0.05
+# The share that may take longer than the objective of five seconds. A bucket of outbox_delivery_seconds ends there.
+# None is above a fifteenth: the page for a burn rate of 14.4 could never fire.
+SLOW_BUDGETS = {"critical": 0.02, "standard": 0.05, "low": 0.06}
 SLOW_AFTER = "5"
 # At-most-once topics: one message in two hundred may be lost.
 LOSS_BUDGET = 0.005
@@ -34,6 +37,9 @@ FAST = [("1h", "5m", 14.4), ("6h", "30m", 6)]
 SLOW = [("1d", "2h", 3), ("3d", "6h", 1)]
 
 INFO = "* on (job, topic) group_left (owner, tier) outbox:topic_info:one"
+# Keeps the series of at-least-once topics: those of the others have levels of their own.
+AT_LEAST_ONCE = 'and on (job, topic) outbox:topic_info:one{delivery="at_least_once"}'
+AT_MOST_ONCE = 'and on (job, topic) outbox:topic_info:one{delivery="at_most_once"}'
 BY_TIER = '{{ if eq $labels.tier "low" }}ticket{{ else }}page{{ end }}'
 
 
@@ -55,8 +61,12 @@ def record(name, expression, labels=None):
 # says that messages are lost, or that the volume fills up: planned work makes that more likely, and it stops every service that writes.
 # The rules do it, and not Alertmanager, because many share an Alertmanager whose configuration is not theirs.
 HELD = "unless on (job) outbox:maintenance:holds == 1"
-# What waited meanwhile is delivered late when the work is over, and stands in the fast burn's long window for an hour more.
-HELD_AND_AFTER = "unless on (job) max_over_time(outbox:maintenance:holds[1h]) == 1"
+# What waited meanwhile, or while its topic was paused, is delivered late afterwards, and stands in the fast burn's long window for an
+# hour more.
+HELD_AND_AFTER = """
+unless on (job) max_over_time(outbox:maintenance:holds[1h]) == 1
+unless on (job, topic) max by (job, topic) (max_over_time(outbox_topic_lane{cause="paused"}[1h])) == 1
+""".strip()
 
 
 def held(expression, how=HELD):
@@ -65,13 +75,12 @@ def held(expression, how=HELD):
     return f"(\n{inner}\n)\n{how}"
 
 
-def alert(name, severity, expression, summary, description, wait=None, dashboard="outbox-on-call", owner=None):
+def alert(name, severity, expression, summary, description, wait=None, dashboard="outbox-on-call"):
     rule = {"alert": name, "expr": text(expression)}
     if wait:
         rule["for"] = wait
-    rule["labels"] = {"severity": severity}
-    if owner:
-        rule["labels"]["owner"] = owner
+    # By whom it is about, or else the relay's own people: Alertmanager groups and routes by it.
+    rule["labels"] = {"severity": severity, "owner": f"{{{{ with $labels.owner }}}}{{{{ . }}}}{{{{ else }}}}{OWNER}{{{{ end }}}}"}
     rule["annotations"] = {
         "summary": summary,
         "description": description,
@@ -79,6 +88,46 @@ def alert(name, severity, expression, summary, description, wait=None, dashboard
         "dashboard_url": f"{DASHBOARDS}/{dashboard}",
     }
     return rule
+
+
+def ratios(window):
+    """How much of the budgets a window's messages have used."""
+    return [
+        # 1. Delivery success rate, as its complement: of all messages that reached an end, those that no consumer gets. A dead letter
+        # that is requeued reaches a second end; one that is discarded has been counted when it died.
+        record(f"outbox:delivery_errors:ratio_rate{window}", f"""
+            (
+              sum by (job, topic) (rate(outbox_messages_total{{outcome!~"delivered|discarded"}}[{window}]))
+              /
+              (sum by (job, topic) (rate(outbox_messages_total{{outcome!="discarded"}}[{window}])) > 0)
+            )
+            {INFO}{{delivery="at_least_once"}}
+            """),
+        record(f"outbox:delivery_errors:burn_rate{window}", f"""
+            outbox:delivery_errors:ratio_rate{window} / on (tier) group_left () outbox:error_budget:ratio
+            """),
+        # 7. Time to deliver, as the share that took longer than the objective. What was never delivered is in no histogram: lag tells.
+        record(f"outbox:delivery_slow:ratio_rate{window}", f"""
+            (
+              1 -
+              sum by (job, topic) (rate(outbox_delivery_seconds_bucket{{le="{SLOW_AFTER}"}}[{window}]))
+              /
+              (sum by (job, topic) (rate(outbox_delivery_seconds_count[{window}])) > 0)
+            )
+            {INFO}{{delivery="at_least_once"}}
+            """),
+        record(f"outbox:delivery_slow:burn_rate{window}", f"""
+            outbox:delivery_slow:ratio_rate{window} / on (tier) group_left () outbox:slow_budget:ratio
+            """),
+    ]
+
+
+def budgets():
+    """What is left of a month's budgets. 28 days are four whole weeks; a Prometheus that keeps less says it of what it keeps."""
+    return ratios("28d") + [
+        record("outbox:delivery_errors:budget_left28d", "1 - outbox:delivery_errors:burn_rate28d"),
+        record("outbox:delivery_slow:budget_left28d", "1 - outbox:delivery_slow:burn_rate28d"),
+    ]
 
 
 def recordings():
@@ -93,33 +142,15 @@ def recordings():
         for tier, budget in ERROR_BUDGETS.items()
     ]
     rules += [
+        record("outbox:slow_budget:ratio", f"vector({budget})", {"tier": tier})
+        for tier, budget in SLOW_BUDGETS.items()
+    ]
+    rules += [
         record("outbox:volume_capacity:bytes", f"vector({VOLUME_BYTES})"),
         record("outbox:price:per_cpu_second", f"vector({PRICE_PER_CPU_SECOND})"),
     ]
     for window in WINDOWS:
-        # 1. Delivery success rate, as its complement: of all messages that reached an end, those that no consumer gets. A dead letter
-        # that is requeued reaches a second end; one that is discarded has been counted when it died.
-        rules.append(record(f"outbox:delivery_errors:ratio_rate{window}", f"""
-            (
-              sum by (job, topic) (rate(outbox_messages_total{{outcome!~"delivered|discarded"}}[{window}]))
-              /
-              (sum by (job, topic) (rate(outbox_messages_total{{outcome!="discarded"}}[{window}])) > 0)
-            )
-            {INFO}{{delivery="at_least_once"}}
-            """))
-        rules.append(record(f"outbox:delivery_errors:burn_rate{window}", f"""
-            outbox:delivery_errors:ratio_rate{window} / on (tier) group_left () outbox:error_budget:ratio
-            """))
-        # 7. Time to deliver, as the share that took longer than the objective. What was never delivered is in no histogram: lag tells.
-        rules.append(record(f"outbox:delivery_slow:ratio_rate{window}", f"""
-            (
-              1 -
-              sum by (job, topic) (rate(outbox_delivery_seconds_bucket{{le="{SLOW_AFTER}"}}[{window}]))
-              /
-              (sum by (job, topic) (rate(outbox_delivery_seconds_count[{window}])) > 0)
-            )
-            {INFO}{{delivery="at_least_once"}}
-            """))
+        rules += ratios(window)
     rules += [
         # Whether planned work goes on: 1 until the announced end, 0 otherwise. By the end and not by outbox_maintenance, which stays as
         # it is when Postgres cannot be asked; and for a day, the longest that is taken, also when all relays are stopped for it.
@@ -137,16 +168,16 @@ def recordings():
         # 2. Duplicates, at most: what was sent again although it may have arrived. The true number comes from reconciliation, or from
         # the consumers. What an operator asked for is not counted.
         record("outbox:possible_duplicates:ratio_rate1h", """
-            sum by (job) (rate(outbox_redeliveries_total{cause!~"requeue|replay"}[1h]))
+            sum by (job) (rate(outbox_redeliveries_total{cause!~"requeue|replay"}[1h]) %(A)s)
             /
-            (sum by (job) (rate(outbox_messages_total{outcome="delivered"}[1h])) > 0)
-            """),
+            (sum by (job) (rate(outbox_messages_total{outcome="delivered"}[1h]) %(A)s) > 0)
+            """ % {"A": AT_LEAST_ONCE}),
         # 3. Tries per message; the objective is 1.2 at most.
         record("outbox:tries_per_message:ratio_rate5m", """
-            sum by (job) (rate(outbox_attempts_total[5m]))
+            sum by (job) (rate(outbox_attempts_total[5m]) %(A)s)
             /
-            (sum by (job) (rate(outbox_messages_total{outcome=~"delivered|dead_lettered"}[5m])) > 0)
-            """),
+            (sum by (job) (rate(outbox_messages_total{outcome=~"delivered|dead_lettered"}[5m]) %(A)s) > 0)
+            """ % {"A": AT_LEAST_ONCE}),
         # 4. Repetitions a second; the peak of a day is max_over_time(outbox:retries:rate1m[1d]).
         record("outbox:retries:rate1m", """
             sum by (job) (rate(outbox_attempts_total{result!="ack"}[1m]))
@@ -188,7 +219,7 @@ def recordings():
         record("outbox:loss:messages", """
             max by (job) (outbox_unaccounted_messages) + max by (job) (outbox_reconcile_missing_messages)
             """),
-        # At-most-once topics, which have levels of their own: the share that was lost. Duplicates: none, by construction.
+        # At-most-once topics, which have levels of their own: the share that was lost, and copies, of which there must be none.
         record("outbox:at_most_once_loss:ratio_rate1h", """
             (
               sum by (job, topic) (rate(outbox_messages_total{outcome="dropped"}[1h]))
@@ -196,20 +227,21 @@ def recordings():
               (sum by (job, topic) (rate(outbox_messages_total{outcome=~"delivered|dropped"}[1h])) > 0)
             )
             """ + f"            {INFO}{{delivery=\"at_most_once\"}}"),
+        record("outbox:at_most_once_copies:increase1d", f"""
+            sum by (job, topic) (increase(outbox_redeliveries_total{{cause!~"requeue|replay"}}[1d]) {AT_MOST_ONCE})
+            """),
     ]
     return rules
 
 
-def burns(ratio, pairs, budget=1):
+def burns(burn_rate, pairs):
     """Both windows over the threshold, for one of the pairs."""
-    parts = []
-    for long, short, rate in pairs:
-        parts.append(f"({ratio}{long} > {rate} * {budget} and {ratio}{short} > {rate} * {budget})")
+    parts = [f"({burn_rate}{long} > {rate} and {burn_rate}{short} > {rate})" for long, short, rate in pairs]
     return "\nor\n".join(parts)
 
 
 def service_levels():
-    errors, slow = "outbox:delivery_errors:burn_rate", "outbox:delivery_slow:ratio_rate"
+    errors, slow = "outbox:delivery_errors:burn_rate", "outbox:delivery_slow:burn_rate"
     floor = "outbox:delivery_failed:increase6h >= 10"
     return [
         alert("OutboxDeliveryErrorBudgetBurn", BY_TIER,
@@ -222,13 +254,13 @@ def service_levels():
               "Topic {{ $labels.topic }} ({{ $labels.job }}) spends its error budget {{ $value | humanize }} times as fast as it may.",
               dashboard="outbox-executive"),
         alert("OutboxLatencyBudgetBurn", BY_TIER,
-              held(burns(slow, FAST, SLOW_BUDGET), HELD_AND_AFTER),
+              held(burns(slow, FAST), HELD_AND_AFTER),
               "Far more messages than allowed take longer than five seconds from insert to Kafka.",
-              "Of topic {{ $labels.topic }} ({{ $labels.job }}), {{ $value | humanizePercentage }} took longer than 5 s."),
+              "Messages of topic {{ $labels.topic }} ({{ $labels.job }}) that take longer than 5 s spend their budget {{ $value | humanize }} times as fast as they may."),
         alert("OutboxLatencyBudgetBurnSlow", "ticket",
-              burns(slow, SLOW, SLOW_BUDGET),
+              burns(slow, SLOW),
               "More messages than the objective allows take longer than five seconds from insert to Kafka.",
-              "Of topic {{ $labels.topic }} ({{ $labels.job }}), {{ $value | humanizePercentage }} took longer than 5 s.",
+              "Messages of topic {{ $labels.topic }} ({{ $labels.job }}) that take longer than 5 s spend their budget {{ $value | humanize }} times as fast as they may.",
               dashboard="outbox-executive"),
         alert("OutboxAtMostOnceLoss", "ticket",
               f"outbox:at_most_once_loss:ratio_rate1h > {LOSS_BUDGET}",
@@ -241,15 +273,18 @@ def service_levels():
 def outages():
     return [
         alert("OutboxNoLeader", "page",
-              # Without any relay nothing says of which outbox; planned work on one of them is taken for the reason.
-              f"(sum by (job) (outbox_leader) == 0 {HELD})\nor\n(absent(outbox_leader) {HELD.replace('(job)', '()')})",
+              # All relays of an outbox are gone: it is still known from the day before. If nothing is, nothing says of which outbox, and
+              # planned work on one of them is taken for the reason.
+              f"((sum by (job) (outbox_leader) == 0) {HELD})\n"
+              f"or\n((sum by (job) (last_over_time(outbox_leader[1d])) unless on (job) sum by (job) (outbox_leader)) {HELD})\n"
+              f"or\n(absent(last_over_time(outbox_leader[1d])) {HELD.replace('(job)', '()')})",
               "No relay holds the lease, so nothing is published.",
               "For a minute no relay of {{ $labels.job }} has led.", wait="1m"),
         alert("OutboxStalled", "page", held("""
               max by (job) (outbox_backlog_messages{state="ready"}) > 0
               and on (job) max by (job) (outbox:lag:seconds) > 120
-              and on (job) sum by (job) (rate(outbox_messages_total[5m])) == 0
-              """),
+              and on (job) sum by (job) (rate(outbox_messages_total[5m]) %s) == 0
+              """ % AT_LEAST_ONCE),
               "Messages wait and none is delivered.",
               "{{ $labels.job }} has about {{ $value | humanize }} messages waiting and has delivered none for five minutes.", wait="2m"),
         # A page although it may be the heartbeat's topic alone: it is the one sign that covers what nobody has thought of. Where others were
@@ -280,8 +315,8 @@ def outages():
                 outbox:lag:seconds > 300
                 unless on (job, topic) max by (job, topic) (outbox_topic_lane{cause!="at_most_once"}) == 1
               )
-              and on (job) sum by (job) (rate(outbox_messages_total[5m])) > 0
-              """),
+              and on (job) sum by (job) (rate(outbox_messages_total[5m]) %s) > 0
+              """ % AT_LEAST_ONCE),
               "Messages are delivered, but some wait far too long.",
               "The oldest message of topic {{ $labels.topic }} ({{ $labels.job }}) has waited {{ $value | humanizeDuration }}.", wait="5m"),
         alert("OutboxTargetDown", "ticket",
@@ -292,6 +327,10 @@ def outages():
               held("min by (job, dependency) (outbox_dependency_up) == 0"),
               "A relay cannot use Postgres or Kafka.",
               "{{ $labels.dependency }} fails for a relay of {{ $labels.job }}.", wait="10m"),
+        alert("OutboxCannotLead", "ticket",
+              held('sum by (job, instance) (increase(outbox_log_lines_total{event="cannot_lead"}[5m])) > 0'),
+              "A relay cannot take the lease, now or when the leader goes: the schema does not fit it, or Postgres or Kafka refuse it.",
+              "{{ $labels.instance }} of {{ $labels.job }} has said so for ten minutes; its log says why.", wait="10m"),
         alert("OutboxAuthenticationFailing", "page",
               held('sum by (job) (increase(outbox_kafka_errors_total{class=~"authentication|authorization"}[10m])) > 0'),
               "Kafka refuses the relay's login or rights.",
@@ -374,7 +413,11 @@ def resources():
               "A transaction has been open for more than an hour: slots cannot be emptied and Postgres cannot clean up.",
               "The oldest transaction beside {{ $labels.job }} has been open for {{ $value | humanizeDuration }}."),
         alert("OutboxSlotNotEmptied", "ticket",
-              "time() - (max by (job) (outbox_oldest_slot_timestamp_seconds) > 0) > 36 * 3600",
+              # Retention, and half of it more; a slot is a sixth of retention wide.
+              """
+              time() - (max by (job) (outbox_oldest_slot_timestamp_seconds) > 0)
+              > on (job) 1.5 * max by (job) (outbox_retention_published_seconds)
+              """,
               "Published rows are older than retention and ring allow: a slot is not emptied.",
               "The oldest row of {{ $labels.job }} is {{ $value | humanizeDuration }} old.", wait="30m"),
         alert("OutboxVolumeFull", "page", """
@@ -403,6 +446,8 @@ def resources():
 def groups():
     return [
         {"name": "outbox-recordings", "interval": "30s", "rules": recordings()},
+        # A month is a lot to read: seldom.
+        {"name": "outbox-budgets", "interval": "10m", "rules": budgets()},
         {"name": "outbox-service-levels", "rules": service_levels()},
         {"name": "outbox-outages", "rules": outages()},
         {"name": "outbox-losses", "rules": losses()},
