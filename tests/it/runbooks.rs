@@ -1,5 +1,7 @@
 //! Alerts and runbooks belong together, and what they tell people to type is understood by the real command line and the real schema.
 
+mod typed;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -182,6 +184,36 @@ fn every_command_of_every_page_is_understood() {
         }
     }
     assert!(commands > 80, "{commands} commands were found");
+}
+
+#[test]
+fn the_game_day_has_every_entry_and_names_scenarios_that_are_played() {
+    let page = read(&root().join("docs/game-day.md"));
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    for entry in [
+        "broker down",
+        "network cut",
+        "packet loss",
+        "consumer crash before ack",
+        "dead-letter flood",
+        "retention changed",
+        "burst",
+        "zombie leader",
+        "database failover",
+        "on-call exercise",
+    ] {
+        assert!(rows.iter().any(|row| row.starts_with(&format!("| {entry} |"))), "{entry} has no entry");
+    }
+    let scenarios: String = std::fs::read_dir(root().join("tests/faults/scenarios"))
+        .expect("a directory")
+        .map(|entry| read(&entry.expect("an entry").path()))
+        .collect();
+    for row in rows {
+        let machine = row.trim_end_matches('|').rsplit('|').next().expect("a last column");
+        for name in machine.split('`').skip(1).step_by(2) {
+            assert!(scenarios.contains(&format!("\"{name}\"")), "make faults plays no {name}: {row}");
+        }
+    }
 }
 
 #[tokio::test]
