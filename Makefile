@@ -61,7 +61,7 @@ demo: servers build ## orders, two relays, a killed leader, an audit: about a mi
 	@$(TARGET)/debug/outbox-relay demo --kafka-jars $(KAFKA_HOME)/lib
 
 .PHONY: test
-test: servers ## all tests, on real Postgres and real Kafka (PG=14 KAFKA=3.9: on those versions)
+test: servers rules-check manifests ## all tests, on real Postgres and real Kafka (PG=14 KAFKA=3.9: on those versions)
 	@cargo test --no-run $(CARGO_FLAGS)
 	@cargo test --locked
 

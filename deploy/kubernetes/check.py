@@ -2,9 +2,10 @@
 """Builds the example and the base with kustomize, as `kubectl apply -k` would, validates them against the schemas of three versions
 of Kubernetes, and asserts what no schema knows: the restricted pod security standard field by field, and what this relay needs.
 
-`make manifests` runs it. It needs no cluster.
+`make manifests` runs it. It needs no cluster. Where kube-score is installed (https://github.com/zegl/kube-score) it is asked, too.
 """
 import copy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -23,12 +24,36 @@ FOREIGN = {
     "ScaledObject": ("spec.scaleTargetRef.name", "spec.triggers"),
 }
 
+# What kube-score recommends and we do not do, with the reason.
+OUR_OWN_WAY = {
+    "container-resources": "a limit of CPU throttles a leader that has to raise its beat",
+    "container-image-pull-policy": "an image named by digest cannot change, and a registry that is away must not stop a restart",
+    "deployment-has-host-podantiaffinity": "topologySpreadConstraints spread the pods over hosts and zones",
+}
 
-def build(directory):
+
+def text_of(directory):
     ran = subprocess.run([KUBECTL, "kustomize", HERE / directory], capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         sys.exit(f"kustomize {directory}: {ran.stderr}")
-    return [one for one in yaml.safe_load_all(ran.stdout) if one]
+    return ran.stdout
+
+
+def build(directory):
+    return [one for one in yaml.safe_load_all(text_of(directory)) if one]
+
+
+def score(directory):
+    """What kube-score says of it, in one word; ends with its complaints if it has any."""
+    if not shutil.which("kube-score"):
+        return "is not installed"
+    ignored = [argument for test in OUR_OWN_WAY for argument in ("--ignore-test", test)]
+    ran = subprocess.run(["kube-score", "score", "--output-format", "ci", "--exit-one-on-warning", *ignored, "-"],
+                         input=text_of(directory), capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        bad = [line for line in ran.stdout.splitlines() if not line.startswith(("[OK]", "[SKIPPED]"))]
+        sys.exit(f"kube-score, {directory}:\n" + "\n".join(bad) + ran.stderr)
+    return "agrees"
 
 
 def at(document, path):
@@ -78,6 +103,14 @@ def problems(documents):
         must(pod.get("automountServiceAccountToken") is False, "gets a token of Kubernetes")
         must(pod.get("enableServiceLinks") is False, "gets the addresses of all services")
         must(not context.get("sysctls"), "sets sysctls")
+        template = at(document, "spec.template") or at(document, "spec.jobTemplate.spec.template")
+        must(not any("apparmor" in key for key in template["metadata"].get("annotations", {})), "takes its AppArmor profile away")
+        for one in [context] + [container.get("securityContext", {}) for container in pod["containers"]]:
+            # What a container says of itself goes before what its pod says.
+            must(one.get("runAsUser", 1) != 0 and one.get("runAsGroup", 1) != 0, "a container runs as root")
+            must("appArmorProfile" not in one, "takes its AppArmor profile away")
+            must(not at(one, "windowsOptions.hostProcess"), "is a process of the host")
+        must(not any(group == 0 for group in [context.get("fsGroup"), *context.get("supplementalGroups", [])]), "is in root's group")
         must("initContainers" not in pod and "ephemeralContainers" not in pod, "has containers that are not looked at here")
         allowed = {"configMap", "secret", "emptyDir", "projected", "downwardAPI", "csi", "persistentVolumeClaim", "ephemeral"}
         for volume in pod.get("volumes", []):
@@ -175,6 +208,12 @@ def breakages(documents):
     yield broken(lambda k: first(k).update(image="outbox-relay:latest"), "not named by digest")
     yield broken(lambda k: pod(k).update(terminationGracePeriodSeconds=30), "killed before it has drained")
     yield broken(lambda k: pod(k).update(hostPID=True), "shares a namespace")
+    yield broken(lambda k: first(k)["securityContext"].update(runAsUser=0), "runs as root")
+    yield broken(lambda k: first(k)["securityContext"].update(appArmorProfile={"type": "Unconfined"}), "AppArmor")
+    yield broken(lambda k: first(k)["securityContext"].update(windowsOptions={"hostProcess": True}), "process of the host")
+    yield broken(lambda k: pod(k)["securityContext"].update(supplementalGroups=[0]), "root's group")
+    yield broken(lambda k: pod(k)["securityContext"].pop("seccompProfile"), "seccomp")
+    yield broken(lambda k: first(k)["securityContext"].update(allowPrivilegeEscalation=True), "gain privileges")
     yield broken(lambda k: first(k)["readinessProbe"]["httpGet"].update(path="/livez"), "readinessProbe")
     yield broken(lambda k: pod(k)["volumes"].append({"name": "host", "hostPath": {"path": "/"}}), "forbidden kind")
     yield broken(lambda k: k["PodDisruptionBudget"]["spec"].update(minAvailable=2), "no node can be drained")
@@ -194,7 +233,8 @@ def main():
             sys.exit(f"nothing was found where something was broken: {words}")
         count += 1
     kinds = sorted({one["kind"] for one in example})
-    print(f"{len(example)} manifests of {len(kinds)} kinds fit Kubernetes {', '.join(VERSIONS)}; {count} breakages were found")
+    print(f"{len(example)} manifests of {len(kinds)} kinds fit Kubernetes {', '.join(VERSIONS)}; {count} breakages were found; "
+          f"kube-score {score('example')}")
 
 
 if __name__ == "__main__":
