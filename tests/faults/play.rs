@@ -118,6 +118,10 @@ impl Over<'_> {
                 relay.ask_to_stop();
             }
         }
+        // Their replicas would keep the brokers busy to the end of the run. Where a broker is down they stay, which harms nobody.
+        for (topic, _) in scene.topics() {
+            scene.cluster.kafka.forget_topic(&topic).await;
+        }
         played
     }
 }

@@ -176,6 +176,11 @@ impl Kafka {
         done.for_each(|one| _ = one.unwrap_or_else(|error| panic!("add partitions {error:?}")));
     }
 
+    /// Deletes a topic if it is there and can be deleted now.
+    pub async fn forget_topic(&self, topic: &str) {
+        let _ = self.admin.delete_topics(&[topic], &requests()).await;
+    }
+
     pub async fn delete_topic(&self, topic: &str) {
         let done = self.admin.delete_topics(&[topic], &requests()).await.expect("delete topic");
         done.into_iter().for_each(|one| _ = one.unwrap_or_else(|error| panic!("delete topic {error:?}")));
