@@ -273,11 +273,11 @@ def service_levels():
 def outages():
     return [
         alert("OutboxNoLeader", "page",
-              # All relays of an outbox are gone: it is still known from the day before. If nothing is, nothing says of which outbox, and
-              # planned work on one of them is taken for the reason.
+              # All relays of an outbox are gone: it is still known from the day before, and so is planned work. If nothing is, nothing
+              # says of which outbox.
               f"((sum by (job) (outbox_leader) == 0) {HELD})\n"
               f"or\n((sum by (job) (last_over_time(outbox_leader[1d])) unless on (job) sum by (job) (outbox_leader)) {HELD})\n"
-              f"or\n(absent(last_over_time(outbox_leader[1d])) {HELD.replace('(job)', '()')})",
+              "or\nabsent(last_over_time(outbox_leader[1d]))",
               "No relay holds the lease, so nothing is published.",
               "For a minute no relay of {{ $labels.job }} has led.", wait="1m"),
         alert("OutboxStalled", "page", held("""

@@ -395,6 +395,9 @@ def minutes():
     s.add("a standby whose schema does not fit could not take over", 40, {
         f"outbox_log_lines_total instance={STANDBY} event=cannot_lead": "3 3 3+6x17 105x20",
     }, {12: [], 14: [f"OutboxCannotLead ticket instance={STANDBY}"], 18: [f"OutboxCannotLead ticket instance={STANDBY}"], 26: []})
+    s.add("it says so every third minute", 40, {
+        f"outbox_log_lines_total instance={STANDBY} event=cannot_lead": steps(*[(0, 2), (3, 1)] * 13),
+    }, {12: [], 20: [f"OutboxCannotLead ticket instance={STANDBY}"], 38: [f"OutboxCannotLead ticket instance={STANDBY}"]})
     s.add("one relay cannot reach kafka", 20, {f"outbox_dependency_up instance={STANDBY} dependency=kafka": "1 1 0x20"},
           {11: [], 13: ["OutboxDependencyDown ticket dependency=kafka"]})
     s.add("kafka refuses the login", 20, {"outbox_kafka_errors_total class=authentication": "0 0 0+1x20"},
@@ -666,7 +669,7 @@ def days():
     s.add("copies of an at-most-once topic", hours(60), {
         "outbox_redeliveries_total topic=pulse cause=takeover": steps((0, 200), (6, 160)),
     }, {}, values=[
-        (hours(45), 'round(outbox:at_most_once_copies:increase1d{topic="pulse"})', {f'{{{JOB},topic="pulse"}}': 420}),
+        (hours(60), 'round(outbox:at_most_once_copies:increase1d{topic="pulse"})', {f'{{{JOB},topic="pulse"}}': 864}),
     ])
     return s
 
@@ -676,12 +679,16 @@ def months():
     s = Scenarios(720)
     at = lambda day: day * 24 * 60
     s.add("what is left of a month's budgets", at(60), {
-        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 60), (216, 60)),
-        "outbox_delivery_seconds_bucket topic=mail le=5": steps((432_000, 60), (417_600, 60)),
+        "outbox_messages_total topic=mail outcome=delivered": steps((432_000, 60), (864_000, 60)),
+        "outbox_messages_total topic=mail outcome=dead_lettered": steps((0, 60), (432, 60)),
+        "outbox_delivery_seconds_count topic=mail": steps((432_000, 60), (864_000, 60)),
+        "outbox_delivery_seconds_bucket topic=mail le=5": steps((432_000, 60), (835_200, 60)),
     }, {}, values=[
+        (at(44), 'round(outbox:delivery_errors:ratio_rate28d{topic="mail"} * 1e6)', {OF_MAIL: 333}),
+        (at(44), 'round(outbox:delivery_slow:ratio_rate28d{topic="mail"} * 1e6)', {OF_MAIL: 22222}),
         (at(29), 'round(outbox:delivery_errors:budget_left28d{topic="mail"} * 100)', {OF_MAIL: 100}),
-        (at(44), 'round(outbox:delivery_errors:budget_left28d{topic="mail"} * 100)', {OF_MAIL: 75}),
-        (at(44), 'round(outbox:delivery_slow:budget_left28d{topic="mail"} * 100)', {OF_MAIL: 67}),
+        (at(44), 'round(outbox:delivery_errors:budget_left28d{topic="mail"} * 100)', {OF_MAIL: 67}),
+        (at(44), 'round(outbox:delivery_slow:budget_left28d{topic="mail"} * 100)', {OF_MAIL: 56}),
         (at(44), 'round(outbox:delivery_slow:budget_left28d{topic="orders"} * 100)',
          {f'{{{JOB},topic="orders",owner="checkout",tier="critical"}}': 25}),
     ])
