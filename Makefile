@@ -106,7 +106,7 @@ rules: target/python/ready ## writes and tests the alert rules: what fires when,
 	@scripts/rules.sh
 
 .PHONY: rules-check
-rules-check: target/python/ready ## the same in less than a minute, without breaking the rules on purpose; writes nothing
+rules-check: target/python/ready ## the same in two minutes, without breaking the rules on purpose; writes nothing
 	@scripts/rules.sh check
 
 .PHONY: drill
