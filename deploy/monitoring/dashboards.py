@@ -28,6 +28,8 @@ def table(title, description, unit, query, **options):
 
 BAD_ABOVE_0 = [("green", None), ("red", 0.5)]
 GOOD_ABOVE_0 = [("red", None), ("green", 0.5)]
+# What is full while all is well is not shown while everything stands still.
+UNLESS_STALLED = ' unless on (job) (max by (job) (outbox:lag:seconds{job=~"$job"}) > 300)'
 
 EXECUTIVE = [
     ("Is what we promise kept?", [
@@ -52,10 +54,11 @@ EXECUTIVE = [
              'sum(max by (job, topic) (outbox_dead_letters{job=~"$job"}))', [("green", None), ("orange", 1)]),
     ]),
     ("How much room is left?", [
-        graph("Error budget left, 28 days", "1: no message of the topic failed. 0: as many as the objective allows. Below: more.", "percentunit",
-              ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_errors:budget_left28d{job=~"$job"}'), width=12),
+        graph("Error budget left, 28 days", "100 %: no message of the topic failed. 0: as many as the objective allows. Below: more. Empty while a message has waited for more than "
+              "five minutes.", "percentunit",
+              ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_errors:budget_left28d{job=~"$job"}' + UNLESS_STALLED), width=12),
         graph("Latency budget left, 28 days", "The same of messages that took longer than five seconds from insert to Kafka.", "percentunit",
-              ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_slow:budget_left28d{job=~"$job"}'), width=12),
+              ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_slow:budget_left28d{job=~"$job"}' + UNLESS_STALLED), width=12),
         graph("Rate at which error budgets are used, 1 day", "1 uses exactly the budget of a month in a month. Above 3 for a day is a ticket.", "none",
               ("{{topic}} ({{tier}}, {{owner}})", 'outbox:delivery_errors:burn_rate1d{job=~"$job"}'), width=12),
         graph("Produced against delivered", "Messages a second that services wrote and that Kafka confirmed. A gap between the lines is a backlog that grows.",

@@ -427,9 +427,13 @@ def minutes():
         "outbox_rate_limit": "1000x40", "outbox_attempts_total result=rejected": steps((72, 9), (156, 31)),
     },
           {9: [], 22: [], 34: ["OutboxRetryStorm ticket"]})
-    s.add("tries again of at-most-once topics, of which there are none, are not the others'", 40, {
-        "outbox_rate_limit": "1000x40", "outbox_attempts_total topic=pulse result=rejected": steps((720, 40)),
-    }, {39: []}, values=[(30, "round(outbox:tries_per_message:ratio_rate5m * 100)", {f"{{{JOB}}}": 112})])
+    s.add("tries again and copies of at-most-once topics, of which there are none, are not the others'", 100, {
+        "outbox_rate_limit": "1000x100", "outbox_attempts_total topic=pulse result=rejected": steps((720, 100)),
+        "outbox_redeliveries_total topic=pulse cause=takeover": steps((60, 100)),
+    }, {99: []}, values=[
+        (90, "round(outbox:tries_per_message:ratio_rate5m * 100)", {f"{{{JOB}}}": 112}),
+        (90, "round(outbox:possible_duplicates:ratio_rate1h * 1e6)", {f"{{{JOB}}}": 556}),
+    ])
     s.add("somebody shortens a topic's retention, and puts another one back in time", 40, {
         "outbox_topic_setting_drift topic=orders setting=retention_ms": "0x5 1x35",
         "outbox_topic_setting_drift topic=clicks setting=partitions": "0x5 1x10 0x25",
