@@ -46,11 +46,18 @@ def metrics_in(expression):
     return set(re.findall(r"\b(?:outbox[_:][a-z0-9_:]+|up|process_cpu_seconds_total)\b", expression))
 
 
+def told_of(expression):
+    """The alerts whose firing this expression looks at."""
+    return {name for names in re.findall(r'ALERTS\{alertname[=!]~"([^"]*)"', expression) for name in names.split("|")}
+
+
 def closure(rule):
     """The recorded names below this rule, and the scraped ones."""
     below, scraped, todo = set(), set(), [rule["expr"]]
     while todo:
-        for name in metrics_in(todo.pop()):
+        expression = todo.pop()
+        todo += [one["expr"] for one in ALL if one.get("alert") in told_of(expression)]
+        for name in metrics_in(expression):
             if name in RECORDED:
                 if name not in below:
                     below.add(name)
@@ -128,6 +135,8 @@ def documents_for(rule):
     if "record" in rule:
         shown = [one for one in ALL if "alert" in one and rule["record"] in closure(one)[0]]
     alerts = {name_of(one) for one in shown}
+    # Those that they look at fire as well.
+    alerts |= {name for one in shown + [rule] for name in told_of(one["expr"])}
     needed, scraped = set(), set()
     for one in shown + [rule]:
         below, above = closure(one)

@@ -62,10 +62,12 @@ def record(name, expression, labels=None):
 # The rules do it, and not Alertmanager, because many share an Alertmanager whose configuration is not theirs.
 HELD = "unless on (job) outbox:maintenance:holds == 1"
 # What waited meanwhile, or while its topic was paused, is delivered late afterwards, and stands in the fast burn's long window for an
-# hour more.
-HELD_AND_AFTER = """
+# hour more. So does what waited for an outage, which has paged somebody already: one outage is one page.
+OUTAGES = "OutboxNoLeader|OutboxStalled|OutboxCircuitOpen|OutboxReadingStopped"
+HELD_AND_AFTER = f"""
 unless on (job) max_over_time(outbox:maintenance:holds[1h]) == 1
-unless on (job, topic) max by (job, topic) (max_over_time(outbox_topic_lane{cause="paused"}[1h])) == 1
+unless on (job, topic) max by (job, topic) (max_over_time(outbox_topic_lane{{cause="paused"}}[1h])) == 1
+unless on (job) max by (job) (max_over_time(ALERTS{{alertname=~"{OUTAGES}", alertstate="firing"}}[1h])) == 1
 """.strip()
 
 

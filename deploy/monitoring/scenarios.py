@@ -282,6 +282,12 @@ def minutes():
               "OutboxLatencyBudgetBurn page topic=orders"],
         130: ["OutboxLatencyBudgetBurnSlow ticket topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=orders",
               "OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurn page topic=orders"]})
+    s.add("what waited for an outage that has paged is late for an hour more", 160, {
+        "outbox_circuit_open": "0x60 1x20 0x79",
+        "outbox_delivery_seconds_bucket topic=mail le=5": steps((582, 60), (60, 100)),
+    }, {75: ["OutboxCircuitOpen page", "OutboxLatencyBudgetBurnSlow ticket topic=mail"],
+        135: ["OutboxLatencyBudgetBurnSlow ticket topic=mail"],
+        150: ["OutboxLatencyBudgetBurn page topic=mail", "OutboxLatencyBudgetBurnSlow ticket topic=mail"]})
     s.add("a relay that is gone has known of planned work that those that are left say is over", 20, {
         "outbox_maintenance_end_timestamp_seconds instance=gone": "6000x3 stale",
         "outbox_leader": "1x4 0x16",
