@@ -176,9 +176,9 @@ impl Kafka {
         done.for_each(|one| _ = one.unwrap_or_else(|error| panic!("add partitions {error:?}")));
     }
 
-    /// Deletes a topic if it is there and can be deleted now.
-    pub async fn forget_topic(&self, topic: &str) {
-        let _ = self.admin.delete_topics(&[topic], &requests()).await;
+    /// Deletes those topics that are there and can be deleted now.
+    pub async fn forget_topics(&self, topics: &[&str]) {
+        let _ = self.admin.delete_topics(topics, &requests()).await;
     }
 
     pub async fn delete_topic(&self, topic: &str) {
