@@ -109,8 +109,9 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "relay.window_bytes",
-        // Every row is held twice (ours and librdkafka's copy), so this is 48 MiB of the 120 MB that the relay may use.
-        default: "24MiB",
+        // Every row is held twice (ours and librdkafka's copy). With 24 MiB rows of 1 kB took 95 to 111 MB instead of 89 to 95, and went
+        // 2 % faster.
+        default: "16MiB",
         meaning: "Bytes handed to Kafka and not yet settled at most; memory use is about twice that.",
     },
     Key {
