@@ -66,7 +66,7 @@ test: servers rules-check manifests ## all tests, on real Postgres and real Kafk
 	@cargo test --locked
 
 .PHONY: faults
-faults: servers ## breaks everything once, reads every topic back and judges: twelve minutes
+faults: servers ## breaks everything once, reads every topic back and judges: ten minutes
 	@cargo test $(CARGO_FLAGS) --test faults -- --seed $(or $(SEED),1) $(SCENARIOS)
 
 SEEDS ?= 3
