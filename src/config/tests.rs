@@ -37,7 +37,7 @@ fn two_variables_are_enough() {
     let config = loaded("", &[]);
     assert_eq!(config.postgres.host_urls(), [Secret::from("postgres://relay:hunter2@db/shop")]);
     assert_eq!(config.kafka.brokers, ["k1:9092", "k2:9092"]);
-    assert_eq!((config.relay.page_rows, config.relay.page_bytes), (5000, 4 << 20));
+    assert_eq!((config.relay.page_rows, config.relay.page_bytes), (10_000, 4 << 20));
     assert_eq!(config.lease.ttl, Duration::from_secs(5));
     assert_eq!(config.kafka.header_epoch, None);
     assert!(!format!("{config:?}").contains("hunter2"));
