@@ -252,6 +252,21 @@ async fn a_topic_that_floods_is_read_on_its_own_and_the_others_are_not_behind_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_seen_where_bytes_and_not_rows_fill_the_pages() {
+    let env = Env::new().await;
+    let (flood, well) = (env.create_topic("flood", 3, &[]).await, env.create_topic("well", 3, &[]).await);
+    let relay = impatient(&env).await.set("relay.max_row_bytes", "1KiB").set("relay.page_bytes", "1KiB");
+    let _relay = relay.set("relay.page_rows", 500).set("relay.window_rows", 1000).start().await;
+    write_many(&env, &well, 10, 0, 100).await;
+    env.expect_records(&well, 100).await;
+    write_many(&env, &flood, 10, 0, 20_000).await;
+    write_many(&env, &well, 10, 10, 1000).await;
+    env.expect_lane(&flood, "flooding").await;
+    assert_complete(&env.expect_records(&well, 1100).await, 10, 110);
+    assert_complete(&env.expect_records_within(&flood, 20_000, LONG).await, 10, 2000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_sick_topics_are_read_on_their_own_each_and_the_well_one_does_not_notice() {
     // At full scale more than there can be lanes.
     let (topics, lanes) = (scaled(150, 1100), scaled(150, 1000));
