@@ -128,8 +128,8 @@ async fn rows_that_are_requeued_under_skip_hold_nobody_back_after_a_takeover() {
     second.wait_for_log("leading").await;
     write(&env, &[Line::new(&topic, "k0", 7)]).await;
     assert_eq!(versions(&env.expect_records(&topic, 1).await)["k0"], [7]);
-    assert_eq!(env.one::<i64>("select count(*) from outbox.deferred").await, 2, "they are still retried");
-    assert_eq!(env.one::<i64>("select count(*) from outbox.deferred where id < 1000000").await, 0);
+    // They are still retried. The row itself may have been put off in their company, until its confirm is settled.
+    env.eventually_true("select count(*) = 2 and min(id) >= 1000000 from outbox.deferred").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
