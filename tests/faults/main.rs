@@ -108,16 +108,14 @@ async fn run(options: &Options) -> Report {
             let plan =
                 wanted.iter().enumerate().map(|(number, scenario)| (scenario, seed((number, scenario))));
             let (apart, others): (Vec<_>, Vec<_>) = plan.partition(|(scenario, _)| scenario.apart);
-            play(&cluster, others.into_iter(), MESSAGES, &report, None).await;
+            play(&cluster, others.into_iter(), MESSAGES, &report).await;
             // The two take turns in beginning the next one.
             let apart = RefCell::new(apart.into_iter());
             let next = || std::iter::from_fn(|| apart.borrow_mut().next());
-            let again = RefCell::new(Vec::new());
             tokio::join!(
-                play(&cluster, next(), MESSAGES, &report, Some(&again)),
-                play(&cluster, next(), MESSAGES, &report, Some(&again))
+                play(&cluster, next(), MESSAGES, &report),
+                play(&cluster, next(), MESSAGES, &report)
             );
-            play(&cluster, again.into_inner().into_iter(), MESSAGES, &report, None).await;
         }
         Some(length) => soak(&cluster, &wanted, length, options.names.is_empty(), &report).await,
     }
@@ -140,18 +138,15 @@ async fn soak(cluster: &Cluster, wanted: &[Scenario], length: Duration, any: boo
         let next = first.next().or_else(|| wanted.choose(&mut random).filter(|_| began.elapsed() < length));
         next.map(|scenario| (scenario, random.random()))
     });
-    play(cluster, plan, MESSAGES_OF_A_SOAK, report, None).await;
+    play(cluster, plan, MESSAGES_OF_A_SOAK, report).await;
 }
 
-/// Plays one scenario after the other. While one is being judged the next one begins, which breaks nothing yet. One that only took
-/// too long to recover says nothing where another one takes the same two cores: it goes to `again`, if that is given, instead of
-/// the report.
+/// Plays one scenario after the other. While one is being judged the next one begins, which breaks nothing yet.
 async fn play<'c>(
     cluster: &'c Cluster,
     mut plan: impl Iterator<Item = (&'c Scenario, u64)>,
     messages: usize,
     report: &RefCell<Report>,
-    again: Option<&RefCell<Vec<(&'c Scenario, u64)>>>,
 ) {
     let mut next = plan.next();
     let mut begun = match next {
@@ -172,11 +167,6 @@ async fn play<'c>(
         (played, begun) = tokio::join!(over.judged(), beginning);
         let line = Line::of(scenario, seed, &played);
         eprintln!("{line} {:.1} s", began.elapsed().as_secs_f64());
-        if let Some(again) = again.filter(|_| line.is_late_only()) {
-            eprintln!("{} was late beside another one: it is played again alone", scenario.name);
-            again.borrow_mut().push((scenario, seed));
-            continue;
-        }
         if !line.holds() {
             eprintln!("{}", played.verdict);
         }

@@ -29,9 +29,7 @@ pub struct Line {
     /// Memory and open files.
     held: Value,
     held_words: Option<String>,
-    /// It took too long to recover.
-    late: bool,
-    /// Promises that did not hold, in words; being late is one of them.
+    /// Promises that did not hold, in words.
     broken: Vec<String>,
 }
 
@@ -41,8 +39,7 @@ impl Line {
         let mut broken: Vec<String> =
             verdict.totals.iter().map(|(kind, total)| format!("{kind:?}: {total}")).collect();
         let recovery = played.recovery.map(|time| time.as_secs_f64());
-        let late = recovery.is_none_or(|seconds| seconds > scenario.recovers_within.as_secs_f64());
-        if late {
+        if recovery.is_none_or(|seconds| seconds > scenario.recovers_within.as_secs_f64()) {
             broken.push(format!("recovery took {recovery:?} s"));
         }
         if played.charged > 0 {
@@ -70,7 +67,6 @@ impl Line {
             takeover: played.takeover.map(|time| time.as_secs_f64()),
             held: played.growth.json.clone(),
             held_words: played.growth.words.clone(),
-            late,
             broken,
         }
     }
@@ -81,11 +77,6 @@ impl Line {
 
     pub fn holds(&self) -> bool {
         self.broken.is_empty()
-    }
-
-    /// It recovered too late, and everything else held.
-    pub fn is_late_only(&self) -> bool {
-        self.late && self.broken.len() == 1
     }
 
     fn to_json(&self) -> Value {
