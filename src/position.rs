@@ -55,6 +55,11 @@ impl Position {
         }
     }
 
+    /// The position where a late set begins that is too large for one poll: `snapshot` has found it, `first` is its lowest id.
+    pub fn at_late_set(&self, snapshot: String, first: i64) -> Position {
+        Position { late: Some(Late { snapshot, after: first - 1 }), ..self.clone() }
+    }
+
     /// The position once a page of late rows that looked at ids up to `looked_at` has been dealt with.
     pub fn after_late_page(&self, looked_at: i64) -> Position {
         match &self.late {
@@ -64,6 +69,11 @@ impl Position {
             Some(late) => Position { snapshot: late.snapshot.clone(), high: self.high, late: None },
             None => self.clone(),
         }
+    }
+
+    /// Ids that have not been looked at in the late set; none where no such set is being paged.
+    pub fn left_of_late(&self) -> i64 {
+        self.late.as_ref().map_or(0, |late| self.high - late.after)
     }
 
     /// Whether it lies behind the other one, both of one server: its snapshot is older, or it has looked at fewer ids. Snapshots of
@@ -116,8 +126,11 @@ mod tests {
     fn too_many_late_rows_keep_the_position_and_are_paged() {
         poll(Some(60), true, None, at("5:7:5", 100, Some(("9:9:", 60))));
         let paging = at("5:7:5", 100, Some(("9:9:", 60)));
+        assert_eq!(at("5:7:5", 100, None).at_late_set("9:9:".into(), 61), paging);
         assert_eq!(paging.after_late_page(80), at("5:7:5", 100, Some(("9:9:", 80))));
+        assert_eq!(paging.after_late_page(80).left_of_late(), 20);
         assert_eq!(paging.after_late_page(100), at("9:9:", 100, None));
+        assert_eq!(paging.after_late_page(100).left_of_late(), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 
 use crate::drain::Ground;
 use crate::relay_process::Relay;
@@ -46,6 +46,11 @@ impl Bed {
 
     /// Rows of a topic, of ten thousand keys, all visible at once; some of them large, and those of keys of their own.
     pub async fn write(&self, topic: &str, rows: i64, large: Large) {
+        self.write_in(&self.pool, topic, rows, large).await;
+    }
+
+    /// … or when the transaction ends.
+    pub async fn write_in(&self, place: impl PgExecutor<'_>, topic: &str, rows: i64, large: Large) {
         let Large { every, keys, bytes } = large;
         let sql = "
             insert into outbox.message (topic, key, payload)
@@ -56,7 +61,7 @@ impl Bed {
         let mut noise = vec![0_u8; bytes];
         rand::Rng::fill(&mut rand::rng(), &mut noise[..]);
         let query = sqlx::query(sql).bind(topic).bind(rows).bind(noise).bind(every).bind(keys);
-        query.execute(&self.pool).await.expect("insert");
+        query.execute(place).await.expect("insert");
     }
 
     /// Another relay takes over.
@@ -88,8 +93,9 @@ impl Bed {
     /// How far the healthy topic is settled: to main's position, or to its lane's while it has one. Beside another topic a backlog is
     /// a flood, is read in a lane, and main passes its rows long before they are sent.
     pub async fn high(&self) -> i64 {
-        let main = "select high from outbox.ledger where lane is null order by epoch desc, seq desc limit 1";
-        let lane = format!("select high from outbox.open_lane where topic = '{}'", self.name);
+        let main = "select coalesce(late_after, high) from outbox.ledger where lane is null order by epoch desc, seq desc limit 1";
+        let lane =
+            format!("select coalesce(late_after, high) from outbox.open_lane where topic = '{}'", self.name);
         self.one(&format!("select least(({main}), ({lane}))")).await
     }
 

@@ -17,7 +17,7 @@ use crate::health::Loop;
 use crate::metrics::{BacklogState, Operation, StopCause};
 use crate::position::Position;
 use crate::store::lease::{OpenLane, Resume};
-use crate::store::poll::{self, From, Page, PageLimits, Reader};
+use crate::store::poll::{self, From, LateTopic, Page, PageLimits, Reader};
 use crate::store::{Session, StoreError};
 
 /// Pause after an error, doubling from the first to the second.
@@ -60,6 +60,9 @@ struct Reading {
     opening: Vec<Opening>,
     /// Topics that main takes back with its next page.
     closed: Vec<String>,
+    /// The large late set that main is paging: its topics, and how many of its rows main has not seen. Empty after a takeover.
+    late_set: Vec<LateTopic>,
+    late_left: i64,
     /// The last page of main ended short.
     short: bool,
     /// … and was empty.
@@ -146,6 +149,8 @@ impl Reading {
             lanes,
             opening: Vec::new(),
             closed: Vec::new(),
+            late_set: Vec::new(),
+            late_left: 0,
             short: false,
             idle: false,
             trouble: RECONNECT.0,
@@ -176,6 +181,9 @@ impl Reading {
     /// The next page of main, or nothing, and the pause before the one after it.
     async fn main_page(&mut self) -> Result<(Option<MainPage>, Duration), TermEnd> {
         let limits = self.page_limits();
+        // A lane opens where main stands before this page, which leaves its topic out already.
+        let here = self.main.clone();
+        let passed = self.pass_late_set();
         let (page, took) = loop {
             let from = From {
                 position: &self.main.position,
@@ -188,7 +196,7 @@ impl Reading {
                 let session = connected(&self.term, &mut self.session).await?;
                 let started = Instant::now();
                 let page = self.reader.poll(session, from, &limits, self.term.token).await?;
-                if !page.rows.is_empty() {
+                if !page.rows.is_empty() || page.next.late.is_some() {
                     poll::flush_barrier(session, page.unflushed, self.term.token).await?;
                 }
                 Ok((page, started.elapsed()))
@@ -199,6 +207,7 @@ impl Reading {
             }
         };
         let mut page = page;
+        page.skipped += passed;
         if crash_point::bug("forgets_late_rows") {
             page.rows.retain(|row| row.id > self.main.position.high);
         }
@@ -206,16 +215,17 @@ impl Reading {
         self.trouble = RECONNECT.0;
         (self.short, self.idle) = (!page.more, page.rows.is_empty());
         let late = self.main.position.late.is_some();
-        // A lane opens where main stands before this page, which leaves its topic out already.
+        self.follow_late_set(&mut page);
+        let opening = std::mem::take(&mut self.opening);
         let opened: Vec<Opening> =
-            std::mem::take(&mut self.opening).into_iter().map(|opening| self.begin_lane(opening)).collect();
+            opening.into_iter().map(|opening| self.begin_lane(opening, here.clone())).collect();
         self.main = Place { position: page.next.clone(), as_of: page.as_of.clone() };
         if crash_point::bug("keeps_memory_behind_pooler") {
             *remembered() = Some(self.main.clone());
         }
-        if let Some(last_id) = page.last_id {
+        if let Some(behind) = page.behind {
             // Above a page that ends short only rolled back ids and rows of open transactions are left.
-            let ready = if page.more { (last_id - self.main.position.high).max(0) as u64 } else { 0 };
+            let ready = if page.more { behind.max(0) as u64 } else { 0 };
             self.term.metrics.set_backlog(BacklogState::Ready, ready);
         }
         let more = page.more;
@@ -239,8 +249,30 @@ impl Reading {
         Ok((main_page, if more { Duration::ZERO } else { self.pause }))
     }
 
-    fn begin_lane(&mut self, opening: Opening) -> Opening {
-        let place = Place { position: self.main.position.clone(), as_of: self.main.as_of.clone() };
+    /// Main need not look through a large late set of which every topic has a lane or gets it now. Returns how many rows it passes.
+    fn pass_late_set(&mut self) -> i64 {
+        let all_laned = self.late_set.iter().all(|late| self.skip.contains(&late.topic));
+        if self.late_set.is_empty() || !all_laned {
+            return 0;
+        }
+        self.late_set.clear();
+        self.main.position = self.main.position.after_late_page(self.main.position.high);
+        std::mem::take(&mut self.late_left).max(0)
+    }
+
+    /// Keeps what is known of a large late set for as long as main is paging it.
+    fn follow_late_set(&mut self, page: &mut Page) {
+        if !page.late_set.is_empty() {
+            self.late_set = std::mem::take(&mut page.late_set);
+            self.late_left = self.late_set.iter().map(|late| late.rows).sum();
+        } else if page.next.late.is_none() {
+            self.late_set.clear();
+        } else {
+            self.late_left -= page.rows.len() as i64 + page.skipped;
+        }
+    }
+
+    fn begin_lane(&mut self, opening: Opening, place: Place) -> Opening {
         let opening =
             Opening { position: Some(place.position.clone()), as_of: Some(place.as_of.clone()), ..opening };
         self.lanes.push((opening.topic.to_string(), place));
@@ -267,7 +299,7 @@ impl Reading {
                 let started = Instant::now();
                 let token = self.term.token;
                 let page = self.reader.poll_lane(session, topic, from, main, &limits, token).await?;
-                if !page.rows.is_empty() {
+                if !page.rows.is_empty() || page.next.late.is_some() {
                     poll::flush_barrier(session, page.unflushed, self.term.token).await?;
                 }
                 self.term.metrics.database_seconds(Operation::Poll, started.elapsed().as_secs_f64());

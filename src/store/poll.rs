@@ -2,11 +2,14 @@
 //!
 //! Owns the statements that read `outbox.message` for publishing, and the flush barrier. Does not decide when to poll.
 
+mod answer;
+
 use sqlx::Row;
 use uuid::Uuid;
 
+use self::answer::{Answer, Facts, facts, recognise};
 use super::call::Call;
-use super::row::{self, TopicNames};
+use super::row::TopicNames;
 use super::{Session, StoreError};
 use crate::message::OutboxRow;
 use crate::position::{Position, Seen};
@@ -40,30 +43,34 @@ pub struct Page {
     pub as_of: String,
     /// The page was cut short: there is more to read at once.
     pub more: bool,
+    /// Rows or bytes have cut it, not the number of ids to look at.
+    pub full: bool,
     /// Database clock, microseconds since 1970.
     pub database_us: i64,
-    /// Highest id drawn so far, committed or not; not looked at while late rows are paged.
-    pub last_id: Option<i64>,
+    /// Ids behind the page that may have rows: those up to `high` that a late set has left, and those drawn above it, which are
+    /// not looked at while a late set is paged. `None`: a lane's page, which knows only where main stands.
+    pub behind: Option<i64>,
     /// WAL position that covers every commit in the page; `None` when it was on disk already.
     pub unflushed: Option<i64>,
     /// Rows that were skipped because their topic has a lane.
     pub skipped: i64,
+    /// What a late set consists of that is too large for one poll, on the page that found it; such a page has no rows.
+    pub late_set: Vec<LateTopic>,
+}
+
+/// Part of a large late set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateTopic {
+    /// One topic of the set.
+    pub topic: String,
+    /// Rows of the topic in the whole set.
+    pub rows: i64,
 }
 
 /// State of the reader that outlives a poll.
 #[derive(Debug, Default)]
 pub struct Reader {
     names: TopicNames,
-}
-
-struct Facts {
-    snapshot: String,
-    last_id: i64,
-    written: i64,
-    flushed: i64,
-    database_us: i64,
-    next_txid: String,
-    standbys: bool,
 }
 
 /// Where a poll begins, and what it leaves out.
@@ -129,7 +136,11 @@ impl Reader {
             .bind(main.high)
             .bind(ids);
         let answer = self.collect(session, query).await?;
+        let full = answer.is_full(limits);
         let facts = answer.facts?;
+        if facts.late_set {
+            return begin_late_set(session, from, facts, Some(topic)).await;
+        }
         let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
         let cut =
             answer.fresh as i64 >= limits.rows || answer.fresh_bytes >= limits.bytes || answer.skips >= ids;
@@ -145,11 +156,13 @@ impl Reader {
             // Every id up to main's has a txid below what main has seen; the settlement's own bounds it as well.
             as_of: from.as_of.to_owned(),
             more: late_full || cut,
+            full,
             database_us: facts.database_us,
-            last_id: None,
-            unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
+            behind: None,
+            unflushed: facts.unflushed(),
             rows: answer.rows,
             skipped: 0,
+            late_set: Vec::new(),
         })
     }
 
@@ -180,7 +193,12 @@ impl Reader {
             .bind(from.as_of)
             .bind(from.skip)
             .bind(limits.ids());
-        page_of(from, limits, self.collect(session, query).await?)
+        match self.collect(session, query).await? {
+            Answer { facts: Ok(facts), .. } if facts.late_set => {
+                begin_late_set(session, from, facts, None).await
+            }
+            answer => page_of(from, limits, answer),
+        }
     }
 
     /// A page of a late set. Its rows were visible in an earlier poll of ours, whose barrier has made them durable.
@@ -208,59 +226,79 @@ impl Reader {
             .bind(from.skip)
             .bind(topic);
         let answer = self.collect(session, query).await?;
+        let full = answer.is_full(limits);
         let facts = answer.facts?;
+        let looked_at = answer.last_late.max(answer.last_skipped).unwrap_or(position.high);
+        let next = position.after_late_page(looked_at);
         Ok(Page {
-            next: position.after_late_page(facts.last_id),
+            behind: topic.is_none().then(|| next.left_of_late()),
+            next,
             as_of: from.as_of.to_owned(),
             more: true,
+            full,
             database_us: facts.database_us,
-            last_id: None,
             unflushed: None,
             rows: answer.rows,
-            skipped: 0,
+            skipped: if topic.is_none() { answer.skips } else { 0 },
+            late_set: Vec::new(),
         })
     }
 
     async fn collect(&mut self, session: &mut Session, call: Call<'_>) -> Result<Answer, StoreError> {
         let names = &mut self.names;
         let mut answer = Answer::default();
-        session
-            .each("poll", call, |row| {
-                match row::int4(row, 0)? {
-                    Some(0) => answer.facts = facts(row::text(row, 3)?.unwrap_or_default()),
-                    kind => {
-                        if kind != Some(1) {
-                            answer.skips = row::int8(row, 13)?.unwrap_or(0);
-                        }
-                        if kind == Some(3) {
-                            answer.last_skipped = row::int8(row, 1)?;
-                            return Ok(());
-                        }
-                        let upto = row::int8(row, 12)?.unwrap_or(0);
-                        let outbox_row = row::outbox_row(row, 1, names)?;
-                        if kind == Some(1) {
-                            answer.late += 1;
-                            answer.late_bytes = upto;
-                            answer.last_late = Some(outbox_row.id);
-                        } else {
-                            answer.fresh += 1;
-                            answer.fresh_bytes = upto;
-                            answer.last_fresh = Some(outbox_row.id);
-                        }
-                        answer.rows.push(outbox_row);
-                    }
-                }
-                Ok(())
-            })
-            .await?;
+        session.each("poll", call, |row| answer.take(row, names)).await?;
         Ok(answer)
     }
+}
+
+/// A late set that is too large for one poll: where it begins, and what it consists of. `topic`: the lane's.
+async fn begin_late_set(
+    session: &mut Session,
+    from: From<'_>,
+    facts: Facts,
+    topic: Option<&str>,
+) -> Result<Page, StoreError> {
+    const WHAT: &str = "read what a late set consists of";
+    let position = from.position;
+    let call = session
+        .call(include_str!("sql/late_set.sql"))
+        .bind(&position.snapshot)
+        .bind(position.high)
+        .bind(&facts.snapshot)
+        .bind(from.as_of)
+        .bind(from.skip)
+        .bind(topic);
+    let (mut first, mut late_set) = (position.high, Vec::new());
+    for row in session.all(WHAT, call).await? {
+        let read = |error| StoreError::from_sqlx(WHAT, error);
+        first = first.min(row.try_get("first").map_err(read)?);
+        late_set.push(LateTopic {
+            topic: row.try_get("topic").map_err(read)?,
+            rows: row.try_get("rows").map_err(read)?,
+        });
+    }
+    let next = position.at_late_set(facts.snapshot.clone(), first);
+    Ok(Page {
+        behind: topic.is_none().then(|| next.left_of_late() + facts.last_id - next.high),
+        next,
+        as_of: from.as_of.to_owned(),
+        more: true,
+        full: false,
+        database_us: facts.database_us,
+        unflushed: facts.unflushed(),
+        rows: Vec::new(),
+        skipped: 0,
+        late_set,
+    })
 }
 
 /// What one poll of the main stream has found.
 fn page_of(from: From<'_>, limits: &PageLimits, answer: Answer) -> Result<Page, StoreError> {
     let position = from.position;
+    let full = answer.is_full(limits);
     let facts = answer.facts?;
+    let unflushed = facts.unflushed();
     refuse_a_younger_sequence(facts.last_id, position.high)?;
     let late_full = answer.late as i64 >= limits.rows || answer.late_bytes >= limits.bytes;
     let looked_at_all = answer.skips > 0 && answer.skips + answer.fresh as i64 >= limits.ids();
@@ -276,74 +314,16 @@ fn page_of(from: From<'_>, limits: &PageLimits, answer: Answer) -> Result<Page, 
     // A row draws its txid before its id: whatever has an id up to `high` had its txid when `high` was seen.
     let as_of = if next.high > position.high { facts.next_txid } else { from.as_of.to_owned() };
     Ok(Page {
+        behind: Some(next.left_of_late() + facts.last_id - next.high),
         next,
         as_of,
         more: late_full || fresh_full,
+        full,
         database_us: facts.database_us,
-        last_id: Some(facts.last_id),
-        // What is on our disk may not be on a standby's.
-        unflushed: (facts.standbys || facts.written > facts.flushed).then_some(facts.written),
+        unflushed,
         rows: answer.rows,
         skipped: answer.skips,
-    })
-}
-
-struct Answer {
-    facts: Result<Facts, StoreError>,
-    rows: Vec<OutboxRow>,
-    late: usize,
-    late_bytes: i64,
-    last_late: Option<i64>,
-    fresh: usize,
-    fresh_bytes: i64,
-    last_fresh: Option<i64>,
-    /// The last id looked at, if its row was skipped.
-    last_skipped: Option<i64>,
-    /// What the last fresh row says: ids skipped, or looked at.
-    skips: i64,
-}
-
-impl Default for Answer {
-    fn default() -> Self {
-        Answer {
-            facts: Err(StoreError::Unusable("the poll returned no facts".to_owned())),
-            rows: Vec::new(),
-            late: 0,
-            late_bytes: 0,
-            last_late: None,
-            fresh: 0,
-            fresh_bytes: 0,
-            last_fresh: None,
-            last_skipped: None,
-            skips: 0,
-        }
-    }
-}
-
-/// `snapshot incarnation last_id written flushed clock next_txid cache standbys`, as `concat_ws` wrote them.
-fn facts(text: &str) -> Result<Facts, StoreError> {
-    let unreadable = || StoreError::Unusable(format!("the poll's facts cannot be read: {text}"));
-    let fields: Vec<&str> = text.split(' ').collect();
-    let [snapshot, incarnation, last_id, written, flushed, clock, next_txid, cache, standbys] = fields[..]
-    else {
-        return Err(unreadable());
-    };
-    recognise(incarnation)?;
-    // With a cache, ids are drawn ahead of their transactions: order is lost, and `as_of` would hide rows.
-    if cache != "1" {
-        return Err(StoreError::Unusable(format!(
-            "outbox.message_id_seq has a cache of {cache}, which breaks the order of ids; run: alter sequence outbox.message_id_seq cache 1"
-        )));
-    }
-    let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
-    Ok(Facts {
-        snapshot: snapshot.to_owned(),
-        last_id: number(last_id)?,
-        written: number(written)?,
-        flushed: number(flushed)?,
-        database_us: number(clock)?,
-        next_txid: next_txid.to_owned(),
-        standbys: standbys == "t",
+        late_set: Vec::new(),
     })
 }
 
@@ -379,14 +359,4 @@ pub async fn flush_barrier(
     }
     let flushed = session.one("flush", session.call(include_str!("sql/flush.sql")).bind(token)).await?;
     recognise(flushed.try_get("incarnation").map_err(read)?)
-}
-
-/// What an answer says of the server's incarnation.
-fn recognise(incarnation: &str) -> Result<(), StoreError> {
-    match incarnation {
-        "ours" => Ok(()),
-        // Only a takeover writes a token, so it was not the server that forgot ours.
-        "other" => StoreError::deposed(),
-        _ => Err(StoreError::Forgotten),
-    }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::support::lines::{Line, assert_complete, expect_complete, first_versions, write, write_many};
+use crate::support::lines::{
+    Line, assert_complete, expect_complete, first_versions, write, write_many, write_many_in,
+};
 use crate::support::{DEADLINE, Env, Relay, RelayBuilder, eventually, random, scaled};
 
 /// How long many rows may take, on a machine that does much else.
@@ -249,6 +251,65 @@ async fn a_topic_that_floods_is_read_on_its_own_and_the_others_are_not_behind_it
     assert_complete(&env.expect_records(&flood, rows as usize + 100).await, 10, rows / 10 + 10);
     assert_eq!(env.read_topic(&flood).await.len() as i64, rows + 100, "no record twice");
     assert_eq!(env.read_topic(&well).await.len(), 1100, "no record twice");
+}
+
+/// A transaction writes very many rows and others commit meanwhile, so that all of its rows are late at once when it commits.
+async fn write_a_late_flood(env: &Env, flood: &str, well: &str, rows: i64) {
+    let mut long = env.app().begin().await.expect("begin");
+    write_many_in(&mut *long, flood, 10, 0, rows).await;
+    write_many(env, well, 10, 0, 100).await;
+    env.expect_records(well, 100).await;
+    long.commit().await.expect("commit");
+    write_many(env, well, 10, 10, 1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_that_commits_late_is_read_on_its_own_too() {
+    let env = Env::new().await;
+    let (flood, well) = (env.create_topic("flood", 3, &[]).await, env.create_topic("well", 3, &[]).await);
+    let rows = 20_000;
+    let relay = impatient(&env).await.set("relay.page_rows", 50).set("relay.window_rows", 200).start().await;
+    write_a_late_flood(&env, &flood, &well, rows).await;
+    env.expect_lane(&flood, "flooding").await;
+    eventually(DEADLINE, "main has passed the flood's rows, and they are counted", async || {
+        value(&relay, "outbox_backlog_messages", &[("state", "laned")]).await >= 1000.0
+    })
+    .await;
+    assert_complete(&env.expect_records(&well, 1100).await, 10, 110);
+    let flooded = env.read_topic(&flood).await.len() as i64;
+    assert!(flooded < rows, "the others came after all {rows} rows of the flood");
+
+    assert_complete(&env.expect_records_within(&flood, rows as usize, LONG).await, 10, rows / 10);
+    all_settled(&env).await;
+    assert_eq!(value(&relay, "outbox_topic_lane", &[("topic", &flood)]).await, 0.0, "main has it back");
+    assert_eq!(env.read_topic(&flood).await.len() as i64, rows, "no record twice");
+    assert_eq!(env.read_topic(&well).await.len(), 1100, "no record twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_of_late_rows_goes_on_where_it_was_after_a_takeover() {
+    let env = Env::new().await;
+    let (flood, well) = (env.create_topic("flood", 3, &[]).await, env.create_topic("well", 3, &[]).await);
+    let rows = 20_000;
+    let start =
+        async || impatient(&env).await.set("relay.page_rows", 50).set("relay.window_rows", 200).start().await;
+    let first = start().await;
+    write_a_late_flood(&env, &flood, &well, rows).await;
+    let reads_late = "select exists (select from outbox.open_lane where late_after > 0)";
+    env.eventually_true(reads_late).await;
+    first.kill().await;
+    let here = "select late_after from outbox.open_lane";
+    let after: Option<i64> = sqlx::query_scalar(here).fetch_one(env.admin()).await.expect("one lane is open");
+    let _second = start().await;
+    let records = env.expect_records_within(&flood, rows as usize, LONG).await;
+    all_settled(&env).await;
+    assert_complete(&env.read_topic(&well).await, 10, 110);
+    let found = first_versions(&records);
+    for key in 0..10 {
+        assert_eq!(found[&format!("k{key}")], (0..rows / 10).collect::<Vec<_>>());
+    }
+    let copies = env.read_topic(&flood).await.len() as i64 - rows;
+    assert!(copies <= 200, "{copies} copies although the ledger knew of late rows up to id {after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

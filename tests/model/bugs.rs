@@ -38,6 +38,8 @@ pub enum Bug {
     LaneClosesByItself,
     /// After a takeover a lane is read as of a position of main that is older than its own.
     LaneGoesBack,
+    /// A lane begins where main stands once it has passed a late set that the lane is to read.
+    LaneMissesLateSet,
     /// Pages that are offered in part fill the window, and none of them can be completed.
     PartialPagesFillWindow,
     /// A row with a time of its own stays as it is behind one that failed, and nobody looks at its time again.
@@ -48,7 +50,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::MarksBeforeConfirm,
         Bug::NoFencing,
         Bug::DropsLastRow,
@@ -63,6 +65,7 @@ impl Bug {
         Bug::BlindFlushBarrier,
         Bug::LaneClosesByItself,
         Bug::LaneGoesBack,
+        Bug::LaneMissesLateSet,
         Bug::PartialPagesFillWindow,
         Bug::LeavesDueRowBehind,
         Bug::NoFirstGate,
@@ -154,6 +157,7 @@ impl Plan {
             Some(Bug::LaneGoesBack) => {
                 Plan { lanes: true, laning: 60, faults: plan.faults.max(10), asynchronous: 0, ..plan }
             }
+            Some(Bug::LaneMissesLateSet) => Plan { lanes: true, laning: 60, page_rows: 2, ..plan },
             Some(Bug::BlindFlushBarrier) => Plan {
                 worst_crashes: true,
                 pooler: true,

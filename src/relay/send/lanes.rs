@@ -150,11 +150,9 @@ impl Sender<'_> {
 
     /// A topic that fills page after page would make all others wait behind its backlog.
     pub(super) fn watch_for_floods(&mut self, page: &Page) {
-        let backlog = page.last_id.unwrap_or(page.next.high) - page.next.high;
-        // Without skipped rows only rows and bytes cut a page.
-        let full = page.rows.len() >= self.term.config.page_rows || page.more && page.skipped == 0;
-        let flood =
-            self.flood.page(&page.rows, full, backlog > (FLOOD_BACKLOG * self.term.config.page_rows) as i64);
+        let behind = page.behind.unwrap_or(0);
+        let waits = behind > (FLOOD_BACKLOG * self.term.config.page_rows) as i64;
+        let flood = self.flood.page(&page.rows, page.full, waits);
         // In a lane each row is looked at twice, once to skip it: an eighth of the rate [seen in one run], for nothing where nobody waits.
         if let Some(topic) = flood.filter(|topic| self.topics.others_would_wait_for(topic, Instant::now())) {
             self.lane_for(&topic, Cause::Flooding);

@@ -8,7 +8,7 @@ select l.topic, extract(epoch from first.created_at)::double precision as oldest
        cross join lateral (
            select near.created_at
              from (select m.id, m.topic, m.created_at from outbox.message m
-                    where m.id > l.high and m.id <= main.high order by m.id limit 20000) near
+                    where m.id > coalesce(l.late_after, l.high) and m.id <= main.high order by m.id limit 20000) near
             where near.topic = l.topic
             order by near.id
             limit 1) first

@@ -1,6 +1,7 @@
 -- One poll: what became visible between the position ($1 snapshot, $2 high) and now, in one snapshot.
 -- First row: facts. Then late rows (kind 1: id <= high, committed since), then fresh ones (kind 2: id > high), by id.
--- $3 rows and $4 bytes at most of each kind; $5 rows above this come without payload; $6 incarnation token;
+-- $3 rows and $4 bytes at most of each kind; with more late rows than that none comes: to find the lowest ids among a million
+-- rows, all of them would have to be sorted, see late_set.sql. $5 rows above this come without payload; $6 incarnation token;
 -- $7 the last page ended short; $8 no row with id <= high has a txid at or above it; $9 topics that have a lane and are
 -- skipped, and then at most $10 ids are looked at. If the last of them is skipped it comes as kind 3, without its content:
 -- the position has to get past it, unless the bytes have cut the page before. Fresh rows say how many were skipped so far.
@@ -41,8 +42,7 @@ with facts as materialized (
                      where o.txid >= pg_snapshot_xmax($1::text::pg_snapshot) and o.txid < $8::text::xid8
                        and (select g.younger from guards g) offset 0) m
              where m.id <= $2 and m.topic not in (select unnest($9::text[]))
-             order by id
-             limit $3) l
+             limit $3 + 1) l
 ), fresh as not materialized (
     -- Two arms, of which one runs: telling skipped rows from others costs a quarter more for each row.
     select m.*, false as skipped, 0::bigint as skips, sum(m.bytes) over (order by m.id rows unbounded preceding) as upto
@@ -78,13 +78,13 @@ with facts as materialized (
 select 0 as kind, null::bigint as id, null::uuid as event_id,
        -- Snapshot, whose token, last id drawn, WAL written and flushed in bytes, clock in microseconds, the txid that is
        -- handed out next (age counts from it, as we hold none ourselves), cache of the sequence, whether commits wait for
-       -- standbys.
+       -- standbys; whether there are too many late rows.
        concat_ws(' ', f.seen, f.incarnation, f.last_id,
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint,
                  pg_snapshot_xmax(f.seen)::text::bigint + age(pg_snapshot_xmax(f.seen)::xid),
                  (select p.cache_size from pg_sequence_parameters('outbox.message_id_seq'::regclass) p),
-                 current_setting('synchronous_standby_names') <> '') as topic,
+                 current_setting('synchronous_standby_names') <> '', (select count(*) > $3 from late t)) as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
        null::timestamptz as expires_at, null::bigint as upto, null::bigint as skips
@@ -93,7 +93,7 @@ union all
 select 1, l.id, l.event_id, l.topic, l.key,
        case when octet_length(l.payload) <= $5 then l.payload end, octet_length(l.payload), l.headers,
        l.partition, l.created_at, l.deliver_after, l.expires_at, l.upto, 0
-  from late l where l.upto - l.bytes < $4
+  from late l where l.upto - l.bytes < $4 and (select count(*) <= $3 from late t)
 union all
 select case when m.skipped then 3 else 2 end, m.id, m.event_id, m.topic, m.key,
        case when octet_length(m.payload) <= $5 and not m.skipped then m.payload end, octet_length(m.payload), m.headers,

@@ -12,5 +12,5 @@ select concat_ws(' ', f.seen, f.incarnation, f.last_id,
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint,
                  pg_snapshot_xmax(f.seen)::text::bigint + age(pg_snapshot_xmax(f.seen)::xid),
                  (select p.cache_size from pg_sequence_parameters('outbox.message_id_seq'::regclass) p),
-                 current_setting('synchronous_standby_names') <> '')
+                 current_setting('synchronous_standby_names') <> '', false)
   from facts f

@@ -2,8 +2,9 @@
 -- as of main's snapshot: when a page ends short the lane stands exactly where main stands, and main can take the topic back.
 -- First row: facts as in poll.sql. Then late rows (kind 1), then fresh ones (kind 2), by id; kind 3 is the last id looked at
 -- where it is none of the topic's. Fresh rows say how many ids were looked at so far.
--- $3 rows and $4 bytes at most of each kind; $5 rows above this come without payload; $6 incarnation token; $8 no row with
--- id <= $2 has a txid at or above it; $11 ids looked at. Late arms use message_txid_idx, the fresh arm message_id_idx.
+-- $3 rows and $4 bytes at most of each kind; with more late rows than that none comes, see late_set.sql. $5 rows above this
+-- come without payload; $6 incarnation token; $8 no row with id <= $2 has a txid at or above it; $11 ids looked at. Late arms
+-- use message_txid_idx, the fresh arm message_id_idx.
 with facts as materialized (
     select $9::text::pg_snapshot as seen,
            coalesce((select case i.token when $6::uuid then 'ours' else 'other' end
@@ -37,8 +38,7 @@ with facts as materialized (
                      where o.txid >= pg_snapshot_xmax($1::text::pg_snapshot) and o.txid < $8::text::xid8
                        and (select g.younger from guards g) offset 0) m
              where m.id <= $2 and m.topic = $7 and pg_visible_in_snapshot(m.txid, (select f.seen from facts f))
-             order by id
-             limit $3) l
+             limit $3 + 1) l
 ), fresh as not materialized (
     select w.*
       from (select m.*, lead(m.id) over page is null as last,
@@ -63,7 +63,7 @@ select 0 as kind, null::bigint as id, null::uuid as event_id,
        concat_ws(' ', f.seen, f.incarnation,
                  0, pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'),
                  (extract(epoch from clock_timestamp()) * 1000000)::bigint, 0, 1,
-                 current_setting('synchronous_standby_names') <> '') as topic,
+                 current_setting('synchronous_standby_names') <> '', (select count(*) > $3 from late t)) as topic,
        null::bytea as key, null::bytea as payload, null::integer as payload_bytes, null::jsonb as headers,
        null::integer as partition, null::timestamptz as created_at, null::timestamptz as deliver_after,
        null::timestamptz as expires_at, null::bigint as upto, null::bigint as skips
@@ -72,7 +72,7 @@ union all
 select 1, l.id, l.event_id, l.topic, l.key,
        case when octet_length(l.payload) <= $5 then l.payload end, octet_length(l.payload), l.headers,
        l.partition, l.created_at, l.deliver_after, l.expires_at, l.upto, 0
-  from late l where l.upto - l.bytes < $4
+  from late l where l.upto - l.bytes < $4 and (select count(*) <= $3 from late t)
 union all
 select case when m.skipped then 3 else 2 end, m.id, m.event_id, m.topic, m.key,
        case when octet_length(m.payload) <= $5 and not m.skipped then m.payload end, octet_length(m.payload), m.headers,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::Row;
+use sqlx::{PgExecutor, Row};
 
 use super::env::Env;
 use super::history::RECOVERY;
@@ -57,11 +57,16 @@ pub async fn write(env: &Env, lines: &[Line<'_>]) -> Vec<i64> {
 
 /// Writes `rows` rows of `keys` keys, key by key in turns, versions from `from` on.
 pub async fn write_many(env: &Env, topic: &str, keys: i64, from: i64, rows: i64) {
+    write_many_in(env.app(), topic, keys, from, rows).await;
+}
+
+/// … in a transaction, for instance.
+pub async fn write_many_in(place: impl PgExecutor<'_>, topic: &str, keys: i64, from: i64, rows: i64) {
     let sql = "insert into outbox.message (topic, key, payload) \
                select $1, convert_to('k' || (n % $2), 'UTF8'), convert_to(to_char($3 + n / $2, 'fm00000000') || repeat('x', 200), 'UTF8') \
                  from generate_series(0, $4 - 1) n order by n";
     let query = sqlx::query(sql).bind(topic).bind(keys).bind(from).bind(rows);
-    query.execute(env.app()).await.expect("insert");
+    query.execute(place).await.expect("insert");
 }
 
 /// Ids 1 to 10 of a new database are drawn and rolled back, and the relay has passed them: no reader finds a row of such an id.

@@ -1,8 +1,8 @@
-//! The statements that read: one statement, one snapshot. They follow `poll.sql`, `poll_late.sql` and `due.sql`.
+//! The statements that read: one statement, one snapshot. They follow `poll.sql`, `late_set.sql`, `poll_late.sql` and `due.sql`.
 //!
 //! What a page means for the position is the client's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,6 +52,18 @@ pub struct Polled {
     pub next_xid: Xid,
     /// WAL position that covers every commit in the page, unless it was on disk already.
     pub unflushed: Option<u64>,
+    /// Late rows are too many for one poll: where they begin, and whose they are. None of them is in `late`.
+    pub late_set: Option<(i64, Vec<Arc<str>>)>,
+}
+
+/// Late rows, or what they consist of if they do not fit. The relay asks for that with a statement of its own; the set is the same.
+fn late_set(found: &mut Vec<Rc<OutboxRow>>, rows: usize) -> Option<(i64, Vec<Arc<str>>)> {
+    if found.len() <= rows {
+        return None;
+    }
+    let first = found.iter().map(|row| row.id).min()?;
+    let topics: BTreeSet<Arc<str>> = found.drain(..).map(|row| Arc::clone(&row.topic)).collect();
+    Some((first, topics.into_iter().collect()))
 }
 
 /// A deferred row that is due, or waits behind one.
@@ -150,10 +162,11 @@ impl Postgres {
             };
             let found = self.visible.messages.range(..=high).filter(|(_, stored)| is_late(stored.txid));
             let found = found.filter(|(_, stored)| !from.skip.contains(&stored.row.topic));
-            late.extend(found.take(rows).map(|(_, stored)| Rc::clone(&stored.row)));
+            late.extend(found.map(|(_, stored)| Rc::clone(&stored.row)));
         }
+        let late_set = late_set(&mut late, rows);
         let mut fresh = Fresh::default();
-        if (moved || !from.short) && self.last_id > high && late.len() < rows {
+        if (moved || !from.short) && self.last_id > high && late.len() < rows && late_set.is_none() {
             let above = self.visible.messages.range(high + 1..);
             let ids = if from.skip.is_empty() { rows } else { ids(rows) };
             fresh.look(above.take(ids), rows, |stored| from.skip.contains(&stored.row.topic));
@@ -168,6 +181,7 @@ impl Postgres {
             last_id: self.last_id,
             next_xid: self.next_xid,
             unflushed: (self.written > self.flushed).then_some(self.written),
+            late_set,
         }
     }
 
@@ -183,9 +197,10 @@ impl Postgres {
         };
         let found = self.visible.messages.range(..=high);
         let found = found.filter(|(_, stored)| stored.row.topic == *topic && is_late(stored.txid));
-        let late: Vec<_> = found.take(rows).map(|(_, stored)| Rc::clone(&stored.row)).collect();
+        let mut late: Vec<_> = found.map(|(_, stored)| Rc::clone(&stored.row)).collect();
+        let late_set = late_set(&mut late, rows);
         let mut fresh = Fresh::default();
-        if late.len() < rows && main.high > high {
+        if late.len() < rows && main.high > high && late_set.is_none() {
             let between: Vec<_> = self.visible.messages.range(high + 1..=main.high).take(ids(rows)).collect();
             let skipped = |stored: &Stored| stored.row.topic != *topic || !seen.sees(stored.txid);
             fresh.look(between.into_iter(), rows, skipped);
@@ -200,6 +215,7 @@ impl Postgres {
             last_id: main.high,
             next_xid: 0,
             unflushed: (self.written > self.flushed).then_some(self.written),
+            late_set,
         }
     }
 
@@ -231,6 +247,7 @@ impl Postgres {
             last_id,
             next_xid: 0,
             unflushed: None,
+            late_set: None,
         }
     }
 

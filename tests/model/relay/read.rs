@@ -50,6 +50,10 @@ pub struct Reading {
     main: Place,
     lanes: Vec<(Arc<str>, Place)>,
     opening: Vec<Arc<str>>,
+    /// The topics of the large late set that main is paging.
+    late_set: Vec<Arc<str>>,
+    /// Where main stood before the page that is asked for.
+    here: Option<Place>,
     short: bool,
     /// What was asked for: a page of this lane, or of main.
     asked: Option<Arc<str>>,
@@ -74,6 +78,8 @@ impl Reading {
             main: Place { position: found.newest.position.clone(), as_of: found.newest.as_of },
             lanes: lanes.collect(),
             opening: Vec::new(),
+            late_set: Vec::new(),
+            here: None,
             short: false,
             asked: None,
             unflushed: None,
@@ -119,6 +125,15 @@ impl Reading {
         place.is_some_and(|lane| snapshot(&self.main.position).is_older_than(&snapshot(lane)))
     }
 
+    /// Main need not look through a large late set of which every topic has a lane or gets it now.
+    fn pass_late_set(&mut self) {
+        let skip = self.skip();
+        if !self.late_set.is_empty() && self.late_set.iter().all(|topic| skip.contains(topic)) {
+            self.late_set.clear();
+            self.main.position = self.main.position.after_late_page(self.main.position.high);
+        }
+    }
+
     fn ask(&mut self, lead: &Lead, site: &mut Site) {
         // What was asked for and got no answer comes first.
         if self.asked.is_none() {
@@ -138,6 +153,16 @@ impl Reading {
                 None => {}
             }
         }
+        if self.asked.is_none() {
+            if self.out.is_some() || site.now < self.next_poll {
+                return;
+            }
+            // A page that got no answer is asked for again, and begins where it did.
+            if self.here.is_none() {
+                self.here = Some(self.main.clone());
+                self.pass_late_set();
+            }
+        }
         let (place, short, skip, lane) = match &self.asked {
             Some(topic) => {
                 let found = self.lanes.iter().find(|(name, _)| name == topic);
@@ -145,7 +170,6 @@ impl Reading {
                 let lane = (Arc::clone(topic), self.main.position.clone());
                 (place, false, Vec::new(), Some(lane))
             }
-            None if self.out.is_some() || site.now < self.next_poll => return,
             None => (&self.main, self.short, self.skip(), None),
         };
         let from = PollFrom {
@@ -170,7 +194,13 @@ impl Reading {
         let looked_at = polled.fresh.last().map(|row| row.id).max(polled.last_skipped);
         let late_full = late >= full;
         let last_late = polled.late.last().map(|row| row.id);
-        let (next, as_of, more) = if place.position.late.is_some() {
+        let (next, as_of, more) = if let Some((first, topics)) = polled.late_set {
+            let begun = (place.position.at_late_set(polled.snapshot, first), place.as_of, true);
+            if lane.is_none() {
+                self.late_set = topics;
+            }
+            begun
+        } else if place.position.late.is_some() {
             (place.position.after_late_page(polled.last_id), place.as_of, true)
         } else if lane.is_some() {
             let cut = fresh >= full || polled.skips >= ids(full);
@@ -197,7 +227,8 @@ impl Reading {
         if site.plan.has(Bug::DropsLastRow) && page.rows.len() > 1 {
             page.rows.pop();
         }
-        match polled.unflushed.filter(|_| !page.rows.is_empty() && !site.plan.has(Bug::NoFlushBarrier)) {
+        let is_news = !page.rows.is_empty() || page.next.late.is_some();
+        match polled.unflushed.filter(|_| is_news && !site.plan.has(Bug::NoFlushBarrier)) {
             Some(written) => {
                 self.unflushed = Some((page, written));
                 self.session.ask(lead.relay, Ask::Barrier { written, token: lead.token }, site);
@@ -232,10 +263,15 @@ impl Reading {
     }
 
     fn move_main(&mut self, page: &mut Page, site: &mut Site) {
-        // A lane opens where main stands before this page, which leaves its topic out already.
+        // A lane opens where main stood before this page, which leaves its topic out already.
+        let stood = self.here.take().filter(|_| !site.plan.has(Bug::LaneMissesLateSet));
+        let here = stood.unwrap_or_else(|| self.main.clone());
         for topic in self.opening.drain(..) {
-            self.lanes.push((Arc::clone(&topic), self.main.clone()));
-            page.opened.push(Opening { topic, position: self.main.position.clone(), as_of: self.main.as_of });
+            self.lanes.push((Arc::clone(&topic), here.clone()));
+            page.opened.push(Opening { topic, position: here.position.clone(), as_of: here.as_of });
+        }
+        if page.next.late.is_none() {
+            self.late_set.clear();
         }
         self.main = Place { position: page.next.clone(), as_of: page.as_of };
         self.short = !page.more;
