@@ -1,5 +1,6 @@
 //! Pages end where their limits say, and go on where they ended, also after a crash.
 
+use outbox_relay::store::backlog;
 use outbox_relay::store::poll::PageLimits;
 use sqlx::{Connection, PgConnection, raw_sql};
 
@@ -47,6 +48,10 @@ async fn a_huge_late_set_is_paged_and_a_crash_in_the_middle_goes_on_where_it_was
     relay.start_again(relay.limits).await;
     assert_eq!(relay.delivered().len(), 2_000 + 10 * 500, "ten pages were settled, five are forgotten");
     assert!(relay.position.late.is_some(), "the new leader goes on paging");
+    let mut session = env.store().connect("sample").await.expect("the server answers");
+    let waits = backlog::sample(&mut session).await.expect("a sample");
+    assert!(waits.ready >= 30 * 500, "{} ready while thirty pages of late rows wait", waits.ready);
+    assert_eq!(waits.first_unread.map(|(topic, _)| topic), Some("t".to_owned()));
     let copied = "select count(distinct (snapshot, high, as_of, late_snapshot, late_after)::text) = 1
                          and count(late_after) = 2
                     from (select * from outbox.ledger order by epoch desc, seq desc limit 2) newest";
