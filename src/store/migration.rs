@@ -37,6 +37,11 @@ pub static MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/0012_maintenance.sql"),
     },
     Migration { version: 13, name: "heartbeat", sql: include_str!("../../migrations/0013_heartbeat.sql") },
+    Migration {
+        version: 14,
+        name: "late_backlog",
+        sql: include_str!("../../migrations/0014_late_backlog.sql"),
+    },
 ];
 
 /// Roles and rights, run after the migrations, every time.

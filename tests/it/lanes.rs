@@ -287,6 +287,32 @@ async fn a_flood_that_commits_late_is_read_on_its_own_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn late_rows_of_a_missing_topic_are_counted_while_they_wait() {
+    let env = Env::new().await;
+    let (missing, well) = (env.topic("missing"), env.create_topic("well", 3, &[]).await);
+    let relay = impatient(&env).await.set("relay.page_rows", 50).set("relay.window_rows", 200).start().await;
+    write_a_late_flood(&env, &missing, &well, 5000).await;
+    env.expect_lane(&missing, "missing").await;
+    assert_complete(&env.expect_records(&well, 1100).await, 10, 110);
+    let counted = format!(
+        "select waiting > 4000 and waiting + retrying + behind = 5000 from outbox.backlog where topic = '{missing}'"
+    );
+    env.eventually_true(&counted).await;
+    let pressed = format!("select waiting = 5000 from outbox.pressure('{missing}')");
+    env.eventually_true(&pressed).await;
+    eventually(DEADLINE, "they are laned, and the oldest is known", async || {
+        let metrics = relay.metrics().await;
+        metrics.get("outbox_backlog_messages", &[("state", "laned")]).unwrap_or(0.0) >= 4000.0
+            && metrics.get("outbox_oldest_pending_timestamp_seconds", &[("topic", &missing)]).unwrap_or(0.0)
+                > 0.0
+    })
+    .await;
+    env.create_topic("missing", 3, &[]).await;
+    assert_complete(&env.expect_records_within(&missing, 5000, LONG).await, 10, 500);
+    all_settled(&env).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lane_of_late_rows_goes_on_where_it_was_after_a_takeover() {
     let env = Env::new().await;
     let (flood, well) = (env.create_topic("flood", 3, &[]).await, env.create_topic("well", 3, &[]).await);
